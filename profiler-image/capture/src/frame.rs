@@ -1,0 +1,3 @@
+//! The capture on the wire: frames on the profiler's standard output.
+//!
+//! Filled in by the next commits: see [`FrameKind`].

@@ -1,0 +1,25 @@
+//! Records and settings that cross between the in-kernel programs and the profiler.
+//!
+//! Every type is `#[repr(C)]` without implicit padding, so that its bytes mean the same on both sides. Integers are in the
+//! machine's own byte order. Times are nanoseconds of `CLOCK_BOOTTIME`; process and thread ids are those of the
+//! profiler's own PID namespace unless a name says `global`.
+#![cfg_attr(not(feature = "user"), no_std)]
+
+mod python;
+mod records;
+mod settings;
+
+pub use python::{EntryRule, PythonFrame, PythonLayout, code_identity};
+pub use records::{
+    Counters, PythonStatus, StackHeader, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot, UserRegisters,
+};
+pub use settings::{KernelOffsets, Settings, TargetKey};
+
+/// Python frames kept of one stack; deeper stacks are marked as cut.
+pub const MAX_PYTHON_FRAMES: usize = 128;
+/// Kernel frames kept of one stack.
+pub const MAX_KERNEL_FRAMES: usize = 32;
+/// Bytes of user stack copied from the stack pointer up; the unwinder stops where they end.
+pub const MAX_STACK_BYTES: usize = 16 * 1024;
+/// Bytes of a thread name, as the kernel keeps it (`TASK_COMM_LEN`).
+pub const COMM_BYTES: usize = 16;
