@@ -13,7 +13,18 @@ pub use python::{EntryRule, PythonFrame, PythonLayout, code_identity};
 pub use records::{
     Counters, PythonStatus, StackHeader, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot, UserRegisters,
 };
-pub use settings::{KernelOffsets, Settings, TargetKey};
+pub use settings::{KernelOffsets, Settings};
+
+/// Types that the profiler reads from or writes to maps.
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: each is `#[repr(C)]`, without padding, and valid for every bit pattern (`bytemuck::Pod` checks that).
+    unsafe impl aya::Pod for crate::Counters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PythonLayout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Settings {}
+}
 
 /// Python frames kept of one stack; deeper stacks are marked as cut.
 pub const MAX_PYTHON_FRAMES: usize = 128;

@@ -35,8 +35,16 @@ pub struct KernelOffsets {
     pub upid_ns: u32,
     /// `pid_namespace.ns.inum`.
     pub pid_namespace_inum: u32,
-    /// Zero.
-    pub padding: u32,
+    /// `pt_regs.ip` on x86_64, `.pc` on aarch64.
+    pub registers_ip: u32,
+    /// `pt_regs.sp`.
+    pub registers_sp: u32,
+    /// `pt_regs.bp` on x86_64, `.regs[29]` on aarch64.
+    pub registers_fp: u32,
+    /// `pt_regs.regs[30]` on aarch64; 0 on x86_64, which has none.
+    pub registers_lr: u32,
+    /// `pt_regs.orig_ax` on x86_64, `.syscallno` on aarch64: as `i32` the system call, -1 outside of one.
+    pub registers_syscall: u32,
 }
 
 /// Everything else.
@@ -55,6 +63,3 @@ pub struct Settings {
     /// Bytes of user stack to copy at a switch; at most [`crate::MAX_STACK_BYTES`].
     pub switch_stack_bytes: u32,
 }
-
-/// Key of the target set: a process, by its id in the profiler's PID namespace.
-pub type TargetKey = u32;

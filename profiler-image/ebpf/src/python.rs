@@ -1,0 +1,140 @@
+//! The Python stack of the running thread, walked where it stands: the thread cannot run meanwhile, so the chain holds still.
+//!
+//! The thread state comes from the thread's own pthread key, which is set whether the GIL is held or not.
+
+use aiprof_ebpf_types::{EntryRule, MAX_PYTHON_FRAMES, PythonFrame, PythonLayout, PythonStatus, code_identity};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+
+use crate::maps::Scratch;
+
+/// Walks the stack of the thread with this thread pointer into the scratch body, leaf first. Returns how many frames there are.
+#[inline(always)]
+pub(crate) fn walk(layout: &PythonLayout, thread_pointer: u64, scratch: &mut Scratch) -> (usize, PythonStatus) {
+    let array = if layout.tsd_array >= 0 { pointer(thread_pointer + layout.tsd_array as u64) } else { thread_pointer };
+    let thread_state = pointer(array.wrapping_add_signed(i64::from(layout.tsd_slot)));
+    if thread_state == 0 {
+        return (0, PythonStatus::NoThreadState);
+    }
+    let mut frame = pointer(thread_state + u64::from(layout.thread_state_frame));
+    if layout.cframe_current_frame >= 0 && frame != 0 {
+        frame = pointer(frame + layout.cframe_current_frame as u64);
+    }
+
+    set_count(scratch, 0);
+    // Shims take iterations too: a stack has at most one for each Python frame, but seldom more than a handful.
+    for _ in 0..MAX_PYTHON_FRAMES + MAX_PYTHON_FRAMES / 4 {
+        if frame == 0 {
+            return (frames(scratch), PythonStatus::Complete);
+        }
+        let length = u32::from(layout.frame_read) & 0x7f;
+        if !read_user(scratch.frame.as_mut_ptr().cast(), length, frame) {
+            return (frames(scratch), PythonStatus::ReadFailed);
+        }
+        let previous: u64 = field(&scratch.frame, layout.frame_previous);
+        if layout.entry_rule == EntryRule::ShimFrame as u8
+            && field::<u8>(&scratch.frame, layout.frame_owner) >= PythonLayout::FIRST_SHIM_OWNER
+        {
+            mark_entry(scratch);
+            frame = previous;
+            continue;
+        }
+        if frames(scratch) >= MAX_PYTHON_FRAMES {
+            return (MAX_PYTHON_FRAMES, PythonStatus::Cut);
+        }
+        if !push_frame(layout, scratch) {
+            return (frames(scratch), PythonStatus::ReadFailed);
+        }
+        if layout.entry_rule == EntryRule::EveryFrame as u8
+            || (layout.entry_rule == EntryRule::EntryByte as u8
+                && field::<u8>(&scratch.frame, layout.frame_entry) != 0)
+        {
+            mark_entry(scratch);
+        }
+        frame = previous;
+    }
+    (frames(scratch), PythonStatus::Cut)
+}
+
+/// Python frames written so far; at most [`MAX_PYTHON_FRAMES`].
+#[inline(always)]
+fn frames(scratch: &Scratch) -> usize {
+    // SAFETY: a live field; volatile so that the verifier sees a load and not a tracked register.
+    (unsafe { (&raw const scratch.python_frames).read_volatile() } as usize).min(MAX_PYTHON_FRAMES)
+}
+
+#[inline(always)]
+fn set_count(scratch: &mut Scratch, count: u32) {
+    // SAFETY: as in `frames`.
+    unsafe { (&raw mut scratch.python_frames).write_volatile(count) };
+}
+
+/// Reads the code object of the frame in scratch and appends the finished frame.
+#[inline(always)]
+fn push_frame(layout: &PythonLayout, scratch: &mut Scratch) -> bool {
+    // The two lowest bits are a tag from 3.14 on, and always zero before.
+    let code = field::<u64>(&scratch.frame, layout.frame_code) & !3;
+    // From a multiple of 8 on, so that the fields keep their alignment.
+    let start = layout.code_flags & !7;
+    let length = u32::from(layout.code_name.wrapping_sub(start) + 8) & 0x7f;
+    if !read_user(scratch.code.as_mut_ptr().cast(), length, code + u64::from(start)) {
+        return false;
+    }
+    let version = if layout.code_version == 0 { 0 } else { field(&scratch.code, layout.code_version.wrapping_sub(start)) };
+    let identity = code_identity(
+        version,
+        field(&scratch.code, layout.code_flags & 7),
+        field(&scratch.code, layout.code_first_line.wrapping_sub(start)),
+        field(&scratch.code, layout.code_filename.wrapping_sub(start)),
+        field(&scratch.code, layout.code_name.wrapping_sub(start)),
+    );
+    let instruction = if layout.code_bytecode == 0 {
+        field::<i32>(&scratch.frame, layout.frame_instruction)
+    } else {
+        let address: u64 = field(&scratch.frame, layout.frame_instruction);
+        address.wrapping_sub(code + u64::from(layout.code_bytecode)) as i32
+    };
+    let index = frames(scratch);
+    if index >= MAX_PYTHON_FRAMES {
+        return false;
+    }
+    // SAFETY: the body starts with room for MAX_PYTHON_FRAMES frames, and scratch is 8-byte aligned.
+    unsafe {
+        scratch.body.as_mut_ptr().cast::<PythonFrame>().add(index).write(PythonFrame::new(code, instruction, identity));
+    }
+    set_count(scratch, index as u32 + 1);
+    true
+}
+
+/// Marks the last frame as the outermost one of its evaluator call.
+#[inline(always)]
+fn mark_entry(scratch: &mut Scratch) {
+    let count = frames(scratch);
+    if count == 0 {
+        return;
+    }
+    // SAFETY: as in `push_frame`, an index below MAX_PYTHON_FRAMES.
+    unsafe { (*scratch.body.as_mut_ptr().cast::<PythonFrame>().add(count - 1)).set_entry() };
+}
+
+/// A pointer in the target's memory; 0 where it cannot be read.
+#[inline(always)]
+fn pointer(address: u64) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: the helper checks the address, and writes 8 bytes at most.
+    unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
+    value
+}
+
+/// Reads the target's memory into scratch.
+#[inline(always)]
+fn read_user(into: *mut u8, length: u32, address: u64) -> bool {
+    // SAFETY: callers mask the length to below the size of the scratch field.
+    unsafe { bpf_probe_read_user(into.cast(), length, address as *const _) == 0 }
+}
+
+/// A field of what was read, at an offset below 128 that is a multiple of its size.
+#[inline(always)]
+fn field<T: Copy>(words: &[u64; 17], offset: u16) -> T {
+    // SAFETY: 127 and the 8 bytes of the largest T lie within the 136; CPython aligns its fields.
+    unsafe { *words.as_ptr().byte_add(usize::from(offset & 0x7f)).cast::<T>() }
+}

@@ -1,0 +1,2 @@
+//! The profiler that runs beside the target.
+pub mod kernel;
