@@ -1,21 +1,92 @@
-use aiprof_ebpf_types::*;
-use aiprof_profiler::kernel::{programs::*, rings::*};
-fn main() {
-    let pid: u32 = std::env::args().nth(1).unwrap().parse().unwrap();
-    let offsets = kernel_offsets().unwrap();
-    println!("{offsets:?}");
-    let ino = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/pid").unwrap());
-    let s = Settings { offsets, pid_namespace: ino as u32, switch_stacks_per_second: 1000, sample_stack_bytes: 16384, switch_stack_bytes: 8192 };
-    let mut p = match Programs::load(&s) { Ok(p) => p, Err(e) => { println!("{e}"); return } };
-    let (mut stacks, mut threads) = p.rings().unwrap();
-    p.add_target(pid).unwrap();
-    p.attach(99).unwrap();
-    println!("{:?}", p.snapshot());
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    println!("{:?}", p.counters());
-    let mut n = 0;
-    while let Some(r) = stacks.next() { let r = stack_record(&r).unwrap(); n += 1; if n < 4 { println!("{:?} {:?} {:x?} {}", r.header, r.python_status, r.kernel, r.stack.len()); } }
-    let mut m = 0;
-    while let Some(r) = threads.next() { let r = thread_event(&r).unwrap(); m += 1; if m < 6 { println!("{r:?}"); } }
-    println!("{n} {m}");
+//! `aiprof-profiler --stdio`: speaks the protocol of `aiprof_capture` on its standard streams.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read},
+    process::ExitCode,
+    sync::mpsc::{self, Sender},
+    thread,
+};
+
+use aiprof_capture::{
+    progress::{EndReason, Progress},
+    request::{Control, Request},
+};
+use aiprof_profiler::{
+    output::{Output, progress},
+    session::{self, Failure},
+};
+use nix::sys::signal::{SigSet, Signal};
+
+/// Longest request line, in bytes.
+const MAX_REQUEST: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("--stdio") => {}
+        Some("--version") => {
+            println!("aiprof-profiler {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("aiprof-profiler is started by `kubectl aiprof record`; use that, or --stdio to speak its protocol");
+            return ExitCode::from(2);
+        }
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, hint }) => {
+            progress(&Progress::Error { message, hint });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    be_first_to_go();
+    let (stop, control) = mpsc::channel();
+    // Before any other thread starts, so that all inherit the mask.
+    stop_on_signals(stop.clone());
+    let mut input = BufReader::new(io::stdin());
+    let mut line = String::new();
+    let unreadable = |what: String| Failure {
+        message: format!("the request cannot be read: {what}"),
+        hint: "use plugin and profiler of the same version".to_owned(),
+    };
+    (&mut input).take(MAX_REQUEST).read_line(&mut line).map_err(|error| unreadable(error.to_string()))?;
+    let request: Request = serde_json::from_str(&line).map_err(|error| unreadable(error.to_string()))?;
+    thread::spawn(move || follow_control(input, &stop));
+    session::run(&request, &control, Output::new(io::stdout()))
+}
+
+/// The memory is the target's: if it runs out, this process should go and not the target.
+fn be_first_to_go() {
+    // Not being allowed to is no reason not to profile.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+fn stop_on_signals(stop: Sender<EndReason>) {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    if signals.thread_block().is_err() {
+        return;
+    }
+    thread::spawn(move || {
+        while signals.wait().is_ok() {
+            // Nobody listens any more once the window is closed.
+            let _ = stop.send(EndReason::Stopped);
+        }
+    });
+}
+
+/// Passes on control lines; the end of the input is one too.
+fn follow_control(input: impl BufRead, stop: &Sender<EndReason>) {
+    for line in input.lines().map_while(Result::ok) {
+        if let Ok(Control::Stop) = serde_json::from_str(&line) {
+            let _ = stop.send(EndReason::Stopped);
+        }
+    }
+    let _ = stop.send(EndReason::PluginGone);
 }

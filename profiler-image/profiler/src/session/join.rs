@@ -1,0 +1,197 @@
+//! Joins the parts of a record: Python frames and native frames into one stack, stack and switch into one wait.
+
+use aiprof_capture::event::{Event, Sample, Stack, ThreadState, Wait, Waker};
+use aiprof_ebpf_types::{
+    MAX_STACK_BYTES, PythonStatus, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot,
+};
+use syscalls::Sysno;
+
+use super::processes::Processes;
+use crate::{
+    dimensions::{Copied, NamedFrame},
+    kernel::rings::StackRecord,
+    memory::{ProcessMemory, ReadMemory},
+    native::merge::Part,
+    process,
+    timeline::{Input, InputKind, Observation, PythonCall, PythonStack},
+};
+
+/// Task states (`include/linux/sched.h`).
+const TASK_UNINTERRUPTIBLE: u32 = 0x2;
+const TASK_STOPPED: u32 = 0x4;
+const TASK_TRACED: u32 = 0x8;
+const TASK_DEAD: u32 = 0x80;
+const TASK_NOLOAD: u32 = 0x400;
+const PAGE_BYTES: u64 = 4096;
+
+/// Joins records to inputs of the timeline.
+#[derive(Debug, Default)]
+pub(super) struct Joiner {
+    /// Python stacks whose chain could not be read to its end.
+    pub(super) unread: u64,
+    /// Python stacks deeper than what is kept.
+    pub(super) cut: u64,
+}
+
+impl Joiner {
+    /// A thread as it stands when the window opens. If it sleeps, its stack is read from outside; that it did not run meanwhile is checked.
+    pub(super) fn present(&mut self, thread: &ThreadSnapshot, opened_ns: u64, processes: &mut Processes, inputs: &mut Vec<Input>) {
+        let ThreadSnapshot { pid, tid, .. } = *thread;
+        let wait = (thread.task_state != 0).then(|| wait(thread.task_state, thread.syscall));
+        let asleep = wait.is_some();
+        let input = |kind| Input { timestamp_ns: opened_ns, pid, tid, kind };
+        inputs.push(input(InputKind::Present(wait.map(ThreadState::Waiting))));
+        if !asleep {
+            return;
+        }
+        let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
+        let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
+        let python = processes.python.as_ref().and_then(|python| python.walk(pid, thread.thread_pointer));
+        // Names may be read later, the stack may not: it is only good if the thread has not run since.
+        if process::switches(pid, tid) != Some(thread.switches) {
+            return;
+        }
+        let (named, whole) = match &python {
+            Some(walked) => {
+                let named = processes.python.as_mut().and_then(|each| each.name(pid, &walked.frames));
+                (named, walked.status == PythonStatus::Complete)
+            }
+            None => (None, true),
+        };
+        let copied = Copied { pid, registers: &thread.registers, stack: &stack, kernel: &thread.kernel_stack[..kernel_frames] };
+        let observation = observe(copied, named.as_deref(), whole, true, processes);
+        inputs.push(input(InputKind::Stack(Box::new(observation))));
+    }
+
+    /// A switch, fork, exec or exit.
+    pub(super) fn thread_event(&mut self, kind: ThreadEventKind, event: &ThreadEvent, inputs: &mut Vec<Input>) {
+        let (mut pid, mut tid) = (event.pid, event.tid);
+        let kind = match kind {
+            ThreadEventKind::SwitchOut => InputKind::SwitchOut {
+                wait: (event.task_state != 0).then(|| wait(event.task_state, event.syscall)),
+                dead: event.task_state & TASK_DEAD != 0,
+            },
+            ThreadEventKind::SwitchIn => InputKind::SwitchIn {
+                cpu: event.cpu.into(),
+                wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
+                waker: (event.other_tid != 0).then_some(Waker { pid: event.other_pid, tid: event.other_tid }),
+            },
+            ThreadEventKind::Fork => {
+                (pid, tid) = (event.other_pid, event.other_tid);
+                InputKind::Created
+            }
+            ThreadEventKind::Exec => InputKind::Exec,
+            ThreadEventKind::Exit => return,
+        };
+        inputs.push(Input { timestamp_ns: event.timestamp_ns, pid, tid, kind });
+    }
+
+    /// A stack. Returns whether it is a sample.
+    pub(super) fn stack(
+        &mut self,
+        record: &StackRecord<'_>,
+        processes: &mut Processes,
+        inputs: &mut Vec<Input>,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let header = &record.header;
+        let (pid, tid, timestamp_ns) = (header.pid, header.tid, header.timestamp_ns);
+        self.unread += u64::from(record.python_status == PythonStatus::ReadFailed);
+        self.cut += u64::from(record.python_status == PythonStatus::Cut);
+        let read = matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
+        let named = if read { processes.python.as_mut().and_then(|each| each.name(pid, &record.python)) } else { None };
+        let whole = !matches!(record.python_status, PythonStatus::Cut | PythonStatus::ReadFailed);
+        let is_sample = record.trigger == StackTrigger::Sample;
+        let copied = Copied { pid, registers: &header.registers, stack: record.stack, kernel: &record.kernel };
+        let observation = observe(copied, named.as_deref(), whole, !is_sample, processes);
+        if is_sample {
+            let stack = observation.stack.clone();
+            events.push(Event::Sample(Sample { timestamp_ns, pid, tid, cpu: header.cpu.into(), stack }));
+        }
+        inputs.push(Input { timestamp_ns, pid, tid, kind: InputKind::Stack(Box::new(observation)) });
+        is_sample
+    }
+
+    /// What was lost of Python stacks, one sentence each.
+    pub(super) fn losses(&self) -> Vec<String> {
+        let mut losses = Vec::new();
+        if self.unread > 0 {
+            losses.push(format!("{} Python stacks end early because the target's memory could not be read there", self.unread));
+        }
+        if self.cut > 0 {
+            losses.push(format!("{} Python stacks are deeper than 128 frames and are marked as cut", self.cut));
+        }
+        losses
+    }
+}
+
+fn observe(
+    copied: Copied<'_>,
+    named: Option<&[NamedFrame]>,
+    python_whole: bool,
+    leaving: bool,
+    processes: &mut Processes,
+) -> Observation {
+    let python = Part { frames: named.unwrap_or_default(), whole: python_whole };
+    let stack: Stack = processes.cpu.merged(copied, python);
+    Observation {
+        stack,
+        python: named.map(|frames| -> PythonStack { frames.iter().rev().map(PythonCall::from).collect() }),
+        leaving,
+        wait_function: if leaving { processes.cpu.wait_function(copied.kernel) } else { None },
+    }
+}
+
+/// The mapped bytes from the stack pointer up, as the in-kernel programs copy them.
+fn read_stack(memory: &impl ReadMemory, sp: u64) -> Vec<u8> {
+    let mut stack = vec![0; MAX_STACK_BYTES];
+    let mut read = 0;
+    while read < stack.len() {
+        let address = sp.wrapping_add(read as u64);
+        let length = ((PAGE_BYTES - address % PAGE_BYTES) as usize).min(stack.len() - read);
+        if memory.read(address, &mut stack[read..read + length]).is_err() {
+            break;
+        }
+        read += length;
+    }
+    stack.truncate(read);
+    stack
+}
+
+/// What a thread waits for, from its state and the system call that it is in.
+fn wait(state: u32, syscall: i32) -> Wait {
+    let name = usize::try_from(syscall).ok().map(|number| match Sysno::new(number) {
+        Some(known) => known.name().into(),
+        None => format!("syscall {number}").into(),
+    });
+    let reason = match state {
+        _ if state & TASK_DEAD != 0 => "exit".into(),
+        _ if state & TASK_STOPPED != 0 => "stopped".into(),
+        _ if state & TASK_TRACED != 0 => "traced".into(),
+        // Outside of a system call only a fault makes a thread wait.
+        _ => name.clone().unwrap_or_else(|| "page fault".into()),
+    };
+    Wait {
+        reason,
+        syscall: name,
+        kernel_function: None,
+        uninterruptible: state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_named_by_state_and_system_call() {
+        let futex = i32::from(Sysno::futex as u16 as i16);
+        assert_eq!(&*wait(0x1, futex).reason, "futex");
+        assert_eq!(wait(0x2001, futex).syscall.as_deref(), Some("futex"));
+        assert!(!wait(0x2001, futex).uninterruptible);
+        assert!(wait(0x2, 0).uninterruptible);
+        assert_eq!(&*wait(0x2, -1).reason, "page fault");
+        assert_eq!(&*wait(0x4, -1).reason, "stopped");
+        assert_eq!(&*wait(0x1, 100_000).reason, "syscall 100000");
+    }
+}

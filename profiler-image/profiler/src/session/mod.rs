@@ -1,0 +1,292 @@
+//! One capture, from the request to the last frame of the archive.
+
+mod clock;
+mod join;
+mod manifest;
+mod processes;
+mod targets;
+
+use std::{
+    collections::HashSet,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use aiprof_capture::{
+    event::{ClockSnapshot, Event, Thread},
+    frame::FrameKind,
+    progress::{EndReason, Progress},
+    request::{Dimension as Kind, PROTOCOL_VERSION, Request},
+    trace::TraceWriter,
+};
+use aiprof_ebpf_types::{Counters, MAX_STACK_BYTES, Settings};
+use aya::maps::{MapData, RingBuf};
+use thiserror::Error;
+
+use self::{join::Joiner, processes::Processes};
+use crate::{
+    kernel::{
+        programs::{self, Programs, ProgramsError},
+        rings,
+    },
+    output::{Output, progress},
+    privilege, process,
+    timeline::{Input, Timeline},
+};
+
+/// How often the rings are drained.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(40);
+/// How often progress is told and the target is looked after.
+const TICK_INTERVAL: Duration = Duration::from_millis(250);
+/// Records younger than this at a drain wait for the next one: another CPU may still be writing an older one.
+const SETTLE_NS: u64 = 10_000_000;
+/// Stacks at switches that all CPUs together may take in a second.
+const SWITCH_STACKS_PER_SECOND: u32 = 2_000;
+/// Bytes of user stack copied at a switch.
+const SWITCH_STACK_BYTES: u32 = 8 * 1024;
+
+/// Why there is no capture.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What and why, one sentence.
+    pub message: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl From<ProgramsError> for Failure {
+    fn from(error: ProgramsError) -> Self {
+        Self::new(error.to_string(), error.hint())
+    }
+}
+
+/// Captures what `request` asks for until its time is over, `control` says so, or the target has ended.
+pub fn run(request: &Request, control: &Receiver<EndReason>, mut output: Output) -> Result<(), Failure> {
+    let mut session = Session::prepare(request)?;
+    session.open(request)?;
+    let reason = session.record(request, control, &mut output);
+    progress(&Progress::Finishing { reason });
+    let manifest = session.close(request, reason, &mut output)?;
+    let json = serde_json::to_vec(&manifest)
+        .map_err(|error| Failure::new(format!("the manifest cannot be written: {error}"), "please report this"))?;
+    output.frame(FrameKind::Manifest, &json);
+    output.frame(FrameKind::End, &[]);
+    output.finish();
+    Ok(())
+}
+
+struct Session {
+    programs: Programs,
+    stacks: RingBuf<MapData>,
+    threads: RingBuf<MapData>,
+    processes: Processes,
+    joiner: Joiner,
+    timeline: Timeline,
+    writer: TraceWriter,
+    /// Joined but not yet settled, see [`SETTLE_NS`].
+    pending: Vec<Input>,
+    events: Vec<Event>,
+    /// Threads that have a name in the trace.
+    named: HashSet<u32>,
+    opened: ClockSnapshot,
+    opened_at: Instant,
+    torn_records: u64,
+    records: Records,
+}
+
+/// Records that reached the trace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Records {
+    samples: u64,
+    switch_stacks: u64,
+    thread_events: u64,
+}
+
+impl Session {
+    /// Finds the processes and loads the programs; the target is not touched yet.
+    fn prepare(request: &Request) -> Result<Self, Failure> {
+        if request.protocol != PROTOCOL_VERSION {
+            return Err(Failure::new(
+                format!("the plugin speaks protocol {}, this profiler {PROTOCOL_VERSION}", request.protocol),
+                "use plugin and profiler of the same version",
+            ));
+        }
+        if let Some(unknown) = request.collect.iter().find(|each| !matches!(each, Kind::Python | Kind::Cpu)) {
+            return Err(Failure::new(
+                format!("this version does not collect {}", unknown.name()),
+                "use --collect python,cpu",
+            ));
+        }
+        let missing = privilege::missing();
+        if !missing.is_empty() {
+            return Err(Failure::new(
+                format!("profiling needs {}, which this process does not have", missing.join(", ")),
+                "run as root (sudo), or give CAP_SYS_ADMIN and CAP_SYS_PTRACE",
+            ));
+        }
+        let chosen = targets::choose(request)?;
+        let cpus = available_parallelism().map_or(1, |count| count.get() as u32);
+        let settings = Settings {
+            offsets: programs::kernel_offsets()?,
+            pid_namespace: targets::own_pid_namespace()?,
+            switch_stacks_per_second: (SWITCH_STACKS_PER_SECOND / cpus).max(50),
+            sample_stack_bytes: MAX_STACK_BYTES as u32,
+            switch_stack_bytes: SWITCH_STACK_BYTES,
+        };
+        let mut programs = Programs::load(&settings)?;
+        let (stacks, threads) = programs.rings()?;
+        let mut processes = Processes::new(request);
+        for pid in chosen {
+            programs.add_target(pid)?;
+            processes.choose(pid, &mut programs);
+        }
+        Ok(Self {
+            programs,
+            stacks,
+            threads,
+            processes,
+            joiner: Joiner::default(),
+            timeline: Timeline::default(),
+            writer: TraceWriter::new(request.frequency_hz),
+            pending: Vec::new(),
+            events: Vec::new(),
+            named: HashSet::new(),
+            opened: ClockSnapshot::default(),
+            opened_at: Instant::now(),
+            torn_records: 0,
+            records: Records::default(),
+        })
+    }
+
+    /// Opens the window.
+    fn open(&mut self, request: &Request) -> Result<(), Failure> {
+        self.programs.attach(request.frequency_hz)?;
+        let snapshot = self.programs.snapshot()?;
+        self.opened = clock::snapshot();
+        self.opened_at = Instant::now();
+        self.events.push(Event::Clock(self.opened));
+        self.processes.describe(&mut self.events);
+        for thread in &snapshot {
+            let name = process::thread_name(thread.pid, thread.tid);
+            self.events.push(Event::Thread(Thread { pid: thread.pid, tid: thread.tid, name }));
+            self.named.insert(thread.tid);
+            self.joiner.present(thread, self.opened.boottime_ns, &mut self.processes, &mut self.pending);
+        }
+        progress(&Progress::Started {
+            duration_ms: request.duration_ms,
+            processes: self.processes.len() as u32,
+            threads: snapshot.len() as u32,
+        });
+        Ok(())
+    }
+
+    /// Records until there is a reason to stop.
+    fn record(&mut self, request: &Request, control: &Receiver<EndReason>, output: &mut Output) -> EndReason {
+        let end = request.duration_ms.and_then(|ms| self.opened_at.checked_add(Duration::from_millis(ms)));
+        let mut last_tick = Instant::now();
+        loop {
+            let left = end.map_or(DRAIN_INTERVAL, |end| end.saturating_duration_since(Instant::now()));
+            match control.recv_timeout(left.min(DRAIN_INTERVAL)) {
+                Ok(reason) => return reason,
+                Err(RecvTimeoutError::Disconnected) => return EndReason::PluginGone,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let settled = clock::boottime_ns().saturating_sub(SETTLE_NS);
+            self.drain(settled, output);
+            if output.is_broken() {
+                return EndReason::PluginGone;
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return EndReason::Duration;
+            }
+            if last_tick.elapsed() >= TICK_INTERVAL {
+                last_tick = Instant::now();
+                self.tick(output);
+                if self.processes.all_ended() {
+                    return EndReason::TargetExited;
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, output: &Output) {
+        let since_ms = self.opened_at.elapsed().as_millis() as u64;
+        self.processes.look_after(since_ms, &mut self.programs, &mut self.events);
+        let counters = self.programs.counters().unwrap_or_default();
+        progress(&Progress::Tick {
+            elapsed_ms: since_ms,
+            trace_bytes: output.trace_bytes(),
+            samples: counters.samples,
+            switches: counters.switches,
+            lost: counters.stacks_lost + counters.thread_events_lost,
+        });
+    }
+
+    /// Takes everything out of the rings and passes on what is older than `settled_ns`.
+    fn drain(&mut self, settled_ns: u64, output: &mut Output) {
+        while let Some(record) = self.threads.next() {
+            let Some((kind, event)) = rings::thread_event(&record) else {
+                self.torn_records += 1;
+                continue;
+            };
+            self.records.thread_events += 1;
+            self.processes.note(kind, &event, &mut self.programs, &mut self.events);
+            self.joiner.thread_event(kind, &event, &mut self.pending);
+        }
+        while let Some(record) = self.stacks.next() {
+            let Some(record) = rings::stack_record(&record) else {
+                self.torn_records += 1;
+                continue;
+            };
+            let is_sample = self.joiner.stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
+            *(if is_sample { &mut self.records.samples } else { &mut self.records.switch_stacks }) += 1;
+        }
+        self.pending.sort_by_key(Input::order);
+        let settled = self.pending.partition_point(|input| input.timestamp_ns <= settled_ns);
+        for input in self.pending.drain(..settled) {
+            if self.named.insert(input.tid) {
+                let name = process::thread_name(input.pid, input.tid);
+                self.events.push(Event::Thread(Thread { pid: input.pid, tid: input.tid, name }));
+            }
+            self.timeline.push(input, &mut self.events);
+        }
+        self.write(output);
+    }
+
+    fn write(&mut self, output: &mut Output) {
+        for event in self.events.drain(..) {
+            self.writer.push(&event);
+            while let Some(block) = self.writer.take_ready() {
+                output.frame(FrameKind::Trace, &block);
+            }
+        }
+    }
+
+    /// Closes the window and writes what is left.
+    fn close(
+        &mut self,
+        request: &Request,
+        reason: EndReason,
+        output: &mut Output,
+    ) -> Result<aiprof_capture::manifest::Manifest, Failure> {
+        self.programs.detach();
+        let closed = clock::snapshot();
+        let since_ms = self.opened_at.elapsed().as_millis() as u64;
+        self.drain(u64::MAX, output);
+        self.processes.look_after(since_ms, &mut self.programs, &mut self.events);
+        self.timeline.close(closed.boottime_ns, &mut self.events);
+        self.events.push(Event::Clock(closed));
+        self.write(output);
+        output.frame(FrameKind::Trace, &self.writer.flush());
+        let counters: Counters = self.programs.counters()?;
+        Ok(manifest::make(self, request, reason, closed, &counters))
+    }
+}

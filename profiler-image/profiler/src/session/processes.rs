@@ -1,0 +1,176 @@
+//! The processes of a capture: which there are, what each dimension can do in them, when they end.
+
+use std::collections::BTreeMap;
+
+use aiprof_capture::{
+    event::{Event, Process},
+    progress::Progress,
+    request::{Dimension as Kind, Request},
+};
+use aiprof_ebpf_types::{ThreadEvent, ThreadEventKind};
+
+use crate::{
+    dimensions::{Admission, Cpu, Dimension, Entry, Python},
+    kernel::programs::Programs,
+    output::progress,
+    process,
+};
+
+/// When to look again, in milliseconds since a process came or changed its program, for a CPython that is still starting.
+const LOOK_AGAIN_MS: [u64; 6] = [0, 100, 300, 1_000, 3_000, 10_000];
+
+/// All processes of a capture.
+pub(super) struct Processes {
+    /// The CPU dimension, wanted or not: it tells when threads run.
+    pub(super) cpu: Cpu,
+    /// The Python dimension, if it is wanted.
+    pub(super) python: Option<Python>,
+    all: BTreeMap<u32, Known>,
+}
+
+/// One process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Its title.
+    pub(super) name: String,
+    /// `CPython 3.12.1`.
+    pub(super) python: Option<String>,
+    /// When it ended, since the window opened.
+    pub(super) exited_after_ms: Option<u64>,
+    /// What each dimension said last.
+    pub(super) admissions: BTreeMap<Kind, Admission>,
+    /// Looks taken at it so far, and when its program came.
+    looks: usize,
+    since_ms: u64,
+}
+
+impl Processes {
+    pub(super) fn new(request: &Request) -> Self {
+        let python = request.collect.contains(&Kind::Python).then(Python::default);
+        Self { cpu: Cpu::default(), python, all: BTreeMap::new() }
+    }
+
+    /// Takes in a process that was chosen.
+    pub(super) fn choose(&mut self, pid: u32, programs: &mut Programs) {
+        self.enter(pid, Entry::Chosen, programs);
+        self.tell(pid);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// All, by id.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Known)> {
+        self.all.iter().map(|(pid, known)| (*pid, known))
+    }
+
+    /// The dimensions that are there.
+    pub(super) fn dimensions(&self) -> impl Iterator<Item = &dyn Dimension> {
+        let python = self.python.as_ref().map(|each| -> &dyn Dimension { each });
+        std::iter::once::<&dyn Dimension>(&self.cpu).chain(python)
+    }
+
+    /// Writes every process into the trace.
+    pub(super) fn describe(&self, events: &mut Vec<Event>) {
+        for (pid, known) in &self.all {
+            events.push(described(*pid, &known.name));
+        }
+    }
+
+    /// Follows a fork or exec; ends are noticed in [`Self::look_after`].
+    pub(super) fn note(&mut self, kind: ThreadEventKind, event: &ThreadEvent, programs: &mut Programs, events: &mut Vec<Event>) {
+        let (pid, entry) = match kind {
+            ThreadEventKind::Fork if event.other_pid != event.pid => (event.other_pid, Entry::Forked(event.pid)),
+            ThreadEventKind::Exec => (event.pid, Entry::Exec),
+            _ => return,
+        };
+        self.enter(pid, entry, programs);
+        if let Some(known) = self.all.get(&pid) {
+            events.push(described(pid, &known.name));
+        }
+    }
+
+    fn enter(&mut self, pid: u32, entry: Entry, programs: &mut Programs) {
+        let parent_name = match entry {
+            Entry::Forked(parent) => self.all.get(&parent).map(|each| each.name.clone()),
+            _ => None,
+        };
+        let known = self.all.entry(pid).or_default();
+        known.exited_after_ms = None;
+        known.looks = 0;
+        known.name = if process::is_alive(pid) { process::name(pid) } else { parent_name.unwrap_or_else(|| process::name(pid)) };
+        known.admissions.insert(Kind::Cpu, self.cpu.enter(pid, entry, programs));
+        self.ask_python(pid, entry, programs);
+    }
+
+    fn ask_python(&mut self, pid: u32, entry: Entry, programs: &mut Programs) {
+        let (Some(python), Some(known)) = (&mut self.python, self.all.get_mut(&pid)) else { return };
+        let admission = python.enter(pid, entry, programs);
+        if let Admission::Works(Some(version)) = &admission {
+            known.python = Some(version.clone());
+        }
+        known.admissions.insert(Kind::Python, admission);
+    }
+
+    fn tell(&self, pid: u32) {
+        let Some(known) = self.all.get(&pid) else { return };
+        progress(&Progress::Process { pid, name: known.name.clone(), python: known.python.clone() });
+        if let Some(Admission::Refused(reason)) = known.admissions.get(&Kind::Python) {
+            let message = format!("process {pid} ({}) is profiled without Python: {reason}", known.name);
+            progress(&Progress::Warning { message });
+        }
+    }
+
+    /// Looks for ends, for new titles, and again for CPythons that were still starting.
+    pub(super) fn look_after(&mut self, since_ms: u64, programs: &mut Programs, events: &mut Vec<Event>) {
+        let pids: Vec<u32> = self.all.iter().filter(|(_, known)| known.exited_after_ms.is_none()).map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            if !process::is_alive(pid) {
+                self.end(pid, since_ms, programs);
+                continue;
+            }
+            let Some(known) = self.all.get_mut(&pid) else { continue };
+            if known.looks == 0 {
+                known.since_ms = since_ms;
+            }
+            let waiting = matches!(known.admissions.get(&Kind::Python), Some(Admission::Nothing | Admission::Later(_)));
+            let due = LOOK_AGAIN_MS.get(known.looks).is_some_and(|after| since_ms >= known.since_ms + after);
+            if !due {
+                continue;
+            }
+            known.looks += 1;
+            let name = process::name(pid);
+            if name != known.name {
+                known.name = name;
+                events.push(described(pid, &known.name));
+            }
+            if waiting {
+                self.ask_python(pid, Entry::Chosen, programs);
+                if !matches!(self.all.get(&pid).and_then(|each| each.admissions.get(&Kind::Python)), Some(Admission::Nothing | Admission::Later(_))) {
+                    self.tell(pid);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, pid: u32, since_ms: u64, programs: &mut Programs) {
+        if let Some(known) = self.all.get_mut(&pid) {
+            known.exited_after_ms = Some(since_ms);
+        }
+        programs.remove_target(pid);
+        self.cpu.leave(pid);
+        if let Some(python) = &mut self.python {
+            python.leave(pid);
+        }
+    }
+
+    /// Whether none is left.
+    pub(super) fn all_ended(&self) -> bool {
+        self.all.values().all(|known| known.exited_after_ms.is_some())
+    }
+}
+
+fn described(pid: u32, name: &str) -> Event {
+    Event::Process(Process { pid, parent_pid: process::parent(pid), name: name.to_owned() })
+}
