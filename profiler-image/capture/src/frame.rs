@@ -107,7 +107,9 @@ pub enum FrameError {
     #[error("the capture stream goes on after its end")]
     AfterEnd,
     /// The stream ended early.
-    #[error("the capture stream ended early: {have} bytes of an unfinished frame after {frames} whole ones, and no end frame")]
+    #[error(
+        "the capture stream ended early: {have} bytes of an unfinished frame after {frames} whole ones, and no end frame"
+    )]
     Truncated {
         /// Whole frames received.
         frames: u64,
@@ -396,7 +398,10 @@ mod tests {
                 found: 9
             }
         );
-        assert_eq!(error.to_string(), "the Trace stream has a gap: expected the frame at offset 5, found the one at 9");
+        assert_eq!(
+            error.to_string(),
+            "the Trace stream has a gap: expected the frame at offset 5, found the one at 9"
+        );
     }
 
     #[test]
@@ -435,6 +440,9 @@ mod tests {
         let frames = decode(bytes.chunks(65_536)).unwrap();
         let offsets: Vec<u64> = frames.iter().map(|frame| frame.offset).collect();
         assert_eq!(offsets, [0, MAX_PAYLOAD as u64, 2 * MAX_PAYLOAD as u64, 0]);
-        assert_eq!(frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<_>>(), payload);
+        assert_eq!(
+            frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<_>>(),
+            payload
+        );
     }
 }
