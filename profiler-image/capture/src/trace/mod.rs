@@ -1,0 +1,23 @@
+//! Events as a Perfetto trace, written and read.
+//!
+//! | event | packets |
+//! |---|---|
+//! | clock | a clock snapshot; all times are `CLOCK_BOOTTIME`, Perfetto's own |
+//! | process, thread | a track descriptor each |
+//! | state | a slice of the thread's child track "State": its name says what, its annotations the rest, its callstack where |
+//! | Python begin, end | nested slices of the thread's child track "Python" |
+//! | sample | a perf sample with a callstack |
+//!
+//! Strings, frames and callstacks are interned, packets gathered in compressed blocks. See <https://perfetto.dev/docs/reference/trace-packet-proto>.
+
+mod block;
+mod intern;
+mod names;
+mod proto;
+mod reader;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use self::{block::TraceError, reader::TraceReader, writer::TraceWriter};
