@@ -7,7 +7,6 @@ import re
 import tarfile
 import zlib
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
 
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
@@ -26,7 +25,7 @@ class Frame:
     line: int
 
     @property
-    def place(self) -> Tuple[str, str, int]:
+    def place(self) -> tuple[str, str, int]:
         return self.function, self.file, self.line
 
 
@@ -36,11 +35,11 @@ class Slice:
     pid: int
     tid: int
     start: int
-    end: Optional[int]
+    end: "int | None"
     name: str
     depth: int
-    arguments: Dict[str, object] = field(default_factory=dict)
-    stack: Optional[List[Frame]] = None
+    arguments: dict[str, object] = field(default_factory=dict)
+    stack: "list[Frame] | None" = None
 
 
 @dataclass
@@ -49,9 +48,9 @@ class Sample:
     pid: int
     tid: int
     cpu: int
-    stack: List[Frame]
+    stack: list[Frame]
 
-    def python(self) -> List[Frame]:
+    def python(self) -> list[Frame]:
         return [frame for frame in self.stack if frame.kind == "python"]
 
 
@@ -64,27 +63,27 @@ class Track:
 
 class Trace:
     def __init__(self, data: bytes):
-        self.processes: Dict[int, str] = {}
-        self.threads: Dict[int, Tuple[int, str]] = {}
-        self.samples: List[Sample] = []
-        self.slices: List[Slice] = []
-        self.clocks: List[Dict[int, int]] = []
-        self._tracks: Dict[int, Track] = {}
-        self._parents: Dict[int, int] = {}
-        self._names: Dict[int, str] = {}
-        self._open: Dict[int, List[Slice]] = {}
-        self._tables: Dict[int, Dict[str, Dict[int, object]]] = {}
-        self._defaults: Dict[int, object] = {}
+        self.processes: dict[int, str] = {}
+        self.threads: dict[int, tuple[int, str]] = {}
+        self.samples: list[Sample] = []
+        self.slices: list[Slice] = []
+        self.clocks: list[dict[int, int]] = []
+        self._tracks: dict[int, Track] = {}
+        self._parents: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+        self._open: dict[int, list[Slice]] = {}
+        self._tables: dict[int, dict[str, dict[int, object]]] = {}
+        self._defaults: dict[int, object] = {}
         self._read(data)
         for stack in self._open.values():
             assert not stack, "slices that never end: %s" % stack[:3]
         self.samples.sort(key=lambda sample: sample.ts)
         self.slices.sort(key=lambda slice_: (slice_.start, slice_.depth))
 
-    def of_thread(self, tid: int, track: str) -> List[Slice]:
+    def of_thread(self, tid: int, track: str) -> list[Slice]:
         return [s for s in self.slices if s.tid == tid and s.track == track]
 
-    def samples_of(self, pid: int = None, tid: int = None) -> List[Sample]:
+    def samples_of(self, pid: "int | None" = None, tid: "int | None" = None) -> list[Sample]:
         return [s for s in self.samples if pid in (None, s.pid) and tid in (None, s.tid)]
 
     def _read(self, data: bytes):
@@ -179,7 +178,7 @@ class Trace:
     def _text(self, sequence, table, iid) -> str:
         return self._entry(sequence, table, iid).str.decode() if iid else ""
 
-    def _stack(self, sequence, iid) -> List[Frame]:
+    def _stack(self, sequence, iid) -> list[Frame]:
         callstack = self._entry(sequence, "callstacks", iid)
         return [self._frame(sequence, frame) for frame in reversed(callstack.frame_ids)]
 
@@ -203,7 +202,7 @@ class Trace:
         return Frame("native", function, mapping, 0)
 
 
-def read_archive(path) -> Tuple[dict, Trace]:
+def read_archive(path) -> tuple[dict, Trace]:
     """The manifest and the trace of an archive."""
     with tarfile.open(path) as archive:
         members = {name.rsplit("/", 1)[-1]: name for name in archive.getnames()}
