@@ -67,7 +67,7 @@ e2e: build setup-test
 	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
 
 bench: build setup-test
-	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python benches/overhead.py
+	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python benches/overhead.py --json target/e2e/overhead.json
 
 clean:
 	cargo clean --profile dev

@@ -203,7 +203,8 @@ def record(tmp_path):
 def start_recording(path, *arguments, duration="30s", prefix=(), **options):
     """A recording that runs; it is the caller's to end."""
     return subprocess.Popen(
-        [*prefix, AIPROF, "record", "--local", *map(str, arguments), "--duration", duration, "-o", str(path), "--progress", "json"],
+        [*prefix, AIPROF, "record", "--local", *map(str, arguments), "--duration", duration, "-o", str(path),
+         "--progress", "json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )
 

@@ -115,6 +115,7 @@ def test_port_taken(good):
 @pytest.mark.parametrize("command", ["report", "open"])
 def test_torn_and_foreign_archives(good, tmp_path, command):
     whole = good.read_bytes()
+    middle = len(whole) // 2
     arguments = ["--no-browser"] if command == "open" else []
 
     def archive_of(files):
@@ -127,8 +128,8 @@ def test_torn_and_foreign_archives(good, tmp_path, command):
         return buffer.getvalue()
 
     bad = {
-        "missing": None, "empty": b"", "noise": os.urandom(4096), "text": b"hello\n" * 100, "half": whole[: len(whole) // 2],
-        "short": whole[:-20], "flipped": whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 0xFF]) + whole[len(whole) // 2 + 1:],
+        "missing": None, "empty": b"", "noise": os.urandom(4096), "text": b"hello\n" * 100, "half": whole[:middle],
+        "short": whole[:-20], "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1:],
         "foreign": archive_of({"README": b"hello"}), "no-trace": archive_of({"manifest.json": b"{}"}),
         "odd-manifest": archive_of({"manifest.json": b"[1", "trace.perfetto-trace": b""}),
         "new-schema": archive_of({"manifest.json": json.dumps({"schema": 999}).encode(), "trace.perfetto-trace": b""}),
