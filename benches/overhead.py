@@ -166,7 +166,8 @@ def throughput(rounds, seconds, folder):
     base = statistics.median(rates["alone"])
     return {
         name: {
-            "median": statistics.median(values), "min": min(values), "max": max(values), "ratio": statistics.median(values) / base,
+            "median": statistics.median(values), "min": min(values), "max": max(values),
+            "ratio": statistics.median(values) / base,
         }
         for name, values in rates.items()
     }
