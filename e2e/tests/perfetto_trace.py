@@ -150,12 +150,9 @@ class Trace:
                 a.name or self._entry(sequence, "debug_annotation_names", a.name_iid).name: self._value(sequence, a)
                 for a in event.debug_annotations
             }
-            if event.callstack_iid:
-                slice_.stack = self._stack(sequence, event.callstack_iid)
-            elif event.HasField("callstack"):
-                slice_.stack = [
-                    Frame("inline", f.function_name, f.source_file, f.line_number) for f in reversed(event.callstack.frames)
-                ]
+            callstack = event.callstack_iid or slice_.arguments.get("callstack_iid")
+            if callstack:
+                slice_.stack = self._stack(sequence, callstack)
             if stack:
                 assert packet.timestamp >= stack[-1].start, "a slice begins before its parent: %s" % slice_
             stack.append(slice_)

@@ -61,14 +61,22 @@ def test_known_shares(shares):
 
 
 def test_report_shows_the_shares(shares):
-    """The same by the report: functions of the main thread by self time."""
-    report, pid, truth = shares.archive.report(), shares.pid, shares.truth
-    process = next(p for p in report["processes"] if p["pid"] == pid)
-    thread = next(t for t in process["threads"] if t["tid"] == pid)
-    own = {f["function"]: f["self_samples"] for f in thread["python"] if f["function"] in truth}
-    total = sum(f["self_samples"] for f in thread["python"])
-    for name, share in truth.items():
-        assert abs(own.get(name, 0) / total - share) <= POINTS, "report: %s, true %s" % (own, truth)
+    """The same by the report: functions by self time; those three run in the main thread only."""
+    report = shares.archive.report()
+    process = next(p for p in report["processes"] if p["pid"] == shares.pid)
+    own = {f["function"]: f["self_samples"] for f in process["functions"]["python_by_self"] if f["function"] in shares.truth}
+    for name, share in shares.truth.items():
+        assert abs(own.get(name, 0) / sum(own.values()) - share) <= POINTS, "report: %s, true %s" % (own, shares.truth)
+    assert report["quality"]["complete"], report["quality"]
+
+    threads = {thread["tid"]: thread["time"] for thread in process["threads"]}
+    assert set(threads) >= {shares.pid, *shares.tids.values()}
+    for tid, time in threads.items():
+        parts = time["running_ns"] + time["runnable_ns"] + time["waiting_ns"]
+        assert parts == time["observed_ns"], "thread %d: %s" % (tid, time)
+    assert threads[shares.tids["sleeper"]]["waiting_share"] > 0.9
+    assert threads[shares.tids["lock_waiter"]]["waiting_share"] > 0.99
+    assert threads[shares.pid]["running_share"] + threads[shares.pid]["runnable_share"] > 0.9
 
 
 def test_running_time_is_cpu_time(shares):
