@@ -124,10 +124,7 @@ pub fn write(output: &Path, manifest: &Manifest, trace: &mut File) -> Result<(),
         _ => Path::new("."),
     };
     if !folder.is_dir() {
-        return Err(ArchiveError::NoFolder {
-            output: output.into(),
-            folder: folder.into(),
-        });
+        return Err(ArchiveError::NoFolder { output: output.into(), folder: folder.into() });
     }
     try_write(folder, output, manifest, trace).map_err(|source| write_error(output, source))
 }
@@ -142,10 +139,7 @@ fn write_error(output: &Path, source: io::Error) -> ArchiveError {
 
 fn try_write(folder: &Path, output: &Path, manifest: &Manifest, trace: &mut File) -> io::Result<()> {
     // Removed when dropped; a kill at least leaves a name that says what it is.
-    let mut file = tempfile::Builder::new()
-        .prefix(".aiprof-")
-        .suffix(".partial")
-        .tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".aiprof-").suffix(".partial").tempfile_in(folder)?;
     write_to(file.as_file_mut(), manifest, trace)?;
     readable_by_others(&file)?;
     file.as_file().sync_all()?;
@@ -170,11 +164,7 @@ fn append(tar: &mut Builder<impl Write>, name: &str, length: u64, content: impl 
     let mut header = Header::new_gnu();
     header.set_size(length);
     header.set_mode(0o644);
-    header.set_mtime(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-    );
+    header.set_mtime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     tar.append_data(&mut header, name, content)
 }
 
@@ -253,11 +243,7 @@ impl Archive {
         let length = next_entry(&self.path, entries.next(), TRACE, MAX_TRACE)?.size();
         drop(entries);
         // What follows in the stream is the trace, and then the padding that ends a tar file.
-        Ok(TraceEntry {
-            source: tar.into_inner(),
-            length,
-            left: length,
-        })
+        Ok(TraceEntry { source: tar.into_inner(), length, left: length })
     }
 }
 
@@ -282,10 +268,7 @@ impl TraceEntry {
         const MAX_PADDING: u64 = 512 * 32;
         let padding = io::copy(&mut (&mut self.source).take(MAX_PADDING + 1), &mut io::sink())?;
         if padding > MAX_PADDING {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the archive goes on after the trace",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive goes on after the trace"));
         }
         Ok(())
     }
@@ -311,10 +294,7 @@ impl Read for TraceEntry {
 }
 
 fn open_tar(path: &Path) -> Result<Tar, ArchiveError> {
-    let read_error = |source| ArchiveError::Read {
-        path: path.into(),
-        source,
-    };
+    let read_error = |source| ArchiveError::Read { path: path.into(), source };
     let mut file = File::open(path).map_err(read_error)?;
     let mut start = Vec::new();
     (&mut file).take(2).read_to_end(&mut start).map_err(read_error)?;
@@ -344,14 +324,8 @@ fn next_entry<'a, R: Read>(
     expected: &'static str,
     limit: u64,
 ) -> Result<Entry<'a, R>, ArchiveError> {
-    let not_ours = |found| ArchiveError::NotOurs {
-        path: path.into(),
-        expected,
-        found,
-    };
-    let entry = entry
-        .ok_or_else(|| not_ours("the end of the file".into()))?
-        .map_err(torn(path))?;
+    let not_ours = |found| ArchiveError::NotOurs { path: path.into(), expected, found };
+    let entry = entry.ok_or_else(|| not_ours("the end of the file".into()))?.map_err(torn(path))?;
     let name = entry.path_bytes();
     if *name != *expected.as_bytes() {
         let name = String::from_utf8_lossy(&name[..name.len().min(100)]);
@@ -362,12 +336,7 @@ fn next_entry<'a, R: Read>(
         return Err(not_ours("something of that name that is not a file".into()));
     }
     if entry.size() > limit {
-        return Err(ArchiveError::TooLong {
-            path: path.into(),
-            name: expected,
-            limit,
-            found: entry.size(),
-        });
+        return Err(ArchiveError::TooLong { path: path.into(), name: expected, limit, found: entry.size() });
     }
     Ok(entry)
 }
@@ -378,25 +347,16 @@ fn parse_manifest(path: &Path, json: &[u8]) -> Result<Manifest, ArchiveError> {
     struct Versioned {
         schema: u64,
     }
-    let manifest_error = |source| ArchiveError::Manifest {
-        path: path.into(),
-        source,
-    };
+    let manifest_error = |source| ArchiveError::Manifest { path: path.into(), source };
     let Versioned { schema } = serde_json::from_slice(json).map_err(manifest_error)?;
     if schema != u64::from(SCHEMA_VERSION) {
-        return Err(ArchiveError::Schema {
-            path: path.into(),
-            found: schema,
-        });
+        return Err(ArchiveError::Schema { path: path.into(), found: schema });
     }
     serde_json::from_slice(json).map_err(manifest_error)
 }
 
 fn torn(path: &Path) -> impl Fn(io::Error) -> ArchiveError {
-    move |source| ArchiveError::Torn {
-        path: path.into(),
-        source,
-    }
+    move |source| ArchiveError::Torn { path: path.into(), source }
 }
 
 #[cfg(test)]

@@ -12,9 +12,7 @@ use crate::{
 };
 
 fn manifest() -> Manifest {
-    let partial = Outcome::Partial {
-        reasons: vec!["3 records were lost".into()],
-    };
+    let partial = Outcome::Partial { reasons: vec!["3 records were lost".into()] };
     Manifest {
         schema: SCHEMA_VERSION,
         profiler_version: "0.1.0".into(),
@@ -31,10 +29,7 @@ fn manifest() -> Manifest {
         duration_ms: 10_001,
         clock: Clocks::default(),
         host: Host::default(),
-        dimensions: BTreeMap::from([
-            (Dimension::Python, partial.clone()),
-            (Dimension::Cpu, Outcome::Complete),
-        ]),
+        dimensions: BTreeMap::from([(Dimension::Python, partial.clone()), (Dimension::Cpu, Outcome::Complete)]),
         processes: vec![ProcessOutcome {
             pid: 4242,
             name: "server".into(),
@@ -42,14 +37,7 @@ fn manifest() -> Manifest {
             exited_after_ms: None,
             dimensions: BTreeMap::from([(Dimension::Python, partial)]),
         }],
-        streams: BTreeMap::from([(
-            "samples".into(),
-            Stream {
-                records: 9,
-                lost: 3,
-                thinned: 0,
-            },
-        )]),
+        streams: BTreeMap::from([("samples".into(), Stream { records: 9, lost: 3, thinned: 0 })]),
         cost: Cost::default(),
         notes: vec![],
     }
@@ -81,9 +69,7 @@ fn written(folder: &Path, trace: &[u8]) -> PathBuf {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn read_trace(path: &Path) -> io::Result<Vec<u8>> {
@@ -129,13 +115,8 @@ fn an_archive_can_be_read_by_others_and_by_tar() {
     let trace = noise(5_000);
     let path = written(folder.path(), &trace);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-    let status = std::process::Command::new("tar")
-        .arg("-xzf")
-        .arg(&path)
-        .arg("-C")
-        .arg(folder.path())
-        .status()
-        .unwrap();
+    let status =
+        std::process::Command::new("tar").arg("-xzf").arg(&path).arg("-C").arg(folder.path()).status().unwrap();
     assert!(status.success());
     assert_eq!(fs::read(folder.path().join(TRACE)).unwrap(), trace);
 }
@@ -158,22 +139,14 @@ fn a_failed_write_leaves_the_old_archive_and_nothing_else() {
 fn a_missing_folder_is_named() {
     let output = Path::new("/nowhere/at/all/x.aiprof.tar.gz");
     let error = write(output, &manifest(), &mut trace_file(b"")).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot write /nowhere/at/all/x.aiprof.tar.gz: there is no folder /nowhere/at/all"
-    );
+    assert_eq!(error.to_string(), "cannot write /nowhere/at/all/x.aiprof.tar.gz: there is no folder /nowhere/at/all");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_said() {
     // The device where every write finds no room; the kind must be told apart from other failures.
-    let error = File::options()
-        .write(true)
-        .open("/dev/full")
-        .unwrap()
-        .write_all(b"x")
-        .unwrap_err();
+    let error = File::options().write(true).open("/dev/full").unwrap().write_all(b"x").unwrap_err();
     let error = write_error(Path::new("x.aiprof.tar.gz"), error);
     assert_eq!(error.to_string(), "cannot write x.aiprof.tar.gz: the disk is full");
     let mut full = File::options().write(true).open("/dev/full").unwrap();
@@ -189,10 +162,8 @@ fn what_is_not_there_or_not_gzip_is_said() {
     for (content, found) in [(&b""[..], "an empty file"), (b"PK\x03\x04", "[50, 4b]")] {
         fs::write(&path, content).unwrap();
         let error = Archive::open(&path).unwrap_err();
-        let expected = format!(
-            "{} is not a kubectl-aiprof archive: expected gzip (1f 8b), found {found}",
-            path.display()
-        );
+        let expected =
+            format!("{} is not a kubectl-aiprof archive: expected gzip (1f 8b), found {found}", path.display());
         assert_eq!(error.to_string(), expected);
     }
 }
@@ -210,17 +181,11 @@ fn other_archives_are_refused() {
     ];
     for entries in cases {
         let error = Archive::open(tar_gz(folder.path(), entries)).unwrap_err();
-        assert!(
-            matches!(error, ArchiveError::NotOurs { expected: MANIFEST, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ArchiveError::NotOurs { expected: MANIFEST, .. }), "{error}");
     }
     let no_trace = tar_gz(folder.path(), &[(MANIFEST, EntryType::Regular, &json)]);
     let error = Archive::open(no_trace).unwrap().trace().unwrap_err();
-    assert!(
-        matches!(error, ArchiveError::NotOurs { expected: TRACE, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ArchiveError::NotOurs { expected: TRACE, .. }), "{error}");
 }
 
 #[test]
@@ -256,11 +221,7 @@ fn an_archive_cut_anywhere_is_torn() {
         };
         match archive.trace() {
             Err(error) => assert!(matches!(error, ArchiveError::Torn { .. }), "{length}: {error}"),
-            Ok(mut trace) => assert!(
-                io::copy(&mut trace, &mut io::sink()).is_err(),
-                "{length} of {}",
-                whole.len()
-            ),
+            Ok(mut trace) => assert!(io::copy(&mut trace, &mut io::sink()).is_err(), "{length} of {}", whole.len()),
         }
     }
 }

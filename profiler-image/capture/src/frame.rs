@@ -234,10 +234,7 @@ impl Decoder {
         match (self.ended, have) {
             (true, 0) => Ok(()),
             (true, _) => Err(FrameError::AfterEnd),
-            (false, _) => Err(FrameError::Truncated {
-                frames: self.frames,
-                have,
-            }),
+            (false, _) => Err(FrameError::Truncated { frames: self.frames, have }),
         }
     }
 
@@ -261,11 +258,7 @@ impl Decoder {
         let offset = u64::from_le_bytes(std::array::from_fn(|index| header[8 + index]));
         let next = self.offsets.of(kind);
         if offset != *next {
-            return Err(FrameError::Offset {
-                kind,
-                expected: *next,
-                found: offset,
-            });
+            return Err(FrameError::Offset { kind, expected: *next, found: offset });
         }
         *next += length as u64;
         self.frames += 1;
@@ -283,9 +276,7 @@ fn check_header(header: &[u8; HEADER_LEN]) -> Result<(FrameKind, usize), FrameEr
         return Err(FrameError::Magic { found });
     }
     let found = bytes_at(header, 4);
-    let kind = FrameKind::from_code(found[0])
-        .filter(|_| found[1..] == [0; 3])
-        .ok_or(FrameError::Kind { found })?;
+    let kind = FrameKind::from_code(found[0]).filter(|_| found[1..] == [0; 3]).ok_or(FrameError::Kind { found })?;
     let found = u32_at(header, 16) as usize;
     if found > MAX_PAYLOAD {
         return Err(FrameError::Length { found });
@@ -328,11 +319,7 @@ mod tests {
         let mut frames = Vec::new();
         for (kind, payload, offset) in parts {
             bytes.extend(encoder.frame(kind, payload));
-            frames.push(Frame {
-                kind,
-                offset,
-                payload: payload.to_vec(),
-            });
+            frames.push(Frame { kind, offset, payload: payload.to_vec() });
         }
         (bytes, frames)
     }
@@ -390,18 +377,8 @@ mod tests {
         let _lost = encoder.frame(FrameKind::Trace, b"lost");
         let third = encoder.frame(FrameKind::Trace, b"third");
         let error = decode([&first[..], &third]).unwrap_err();
-        assert_eq!(
-            error,
-            FrameError::Offset {
-                kind: FrameKind::Trace,
-                expected: 5,
-                found: 9
-            }
-        );
-        assert_eq!(
-            error.to_string(),
-            "the Trace stream has a gap: expected the frame at offset 5, found the one at 9"
-        );
+        assert_eq!(error, FrameError::Offset { kind: FrameKind::Trace, expected: 5, found: 9 });
+        assert_eq!(error.to_string(), "the Trace stream has a gap: expected the frame at offset 5, found the one at 9");
     }
 
     #[test]
@@ -410,9 +387,7 @@ mod tests {
         header[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut decoder = Decoder::new();
         decoder.push(&header);
-        let error = FrameError::Length {
-            found: u32::MAX as usize,
-        };
+        let error = FrameError::Length { found: u32::MAX as usize };
         assert_eq!(decoder.next(), Err(error));
         decoder.push(&header);
         assert_eq!(decoder.next(), Err(error), "an error stays");
@@ -440,9 +415,6 @@ mod tests {
         let frames = decode(bytes.chunks(65_536)).unwrap();
         let offsets: Vec<u64> = frames.iter().map(|frame| frame.offset).collect();
         assert_eq!(offsets, [0, MAX_PAYLOAD as u64, 2 * MAX_PAYLOAD as u64, 0]);
-        assert_eq!(
-            frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<_>>(),
-            payload
-        );
+        assert_eq!(frames.into_iter().flat_map(|frame| frame.payload).collect::<Vec<_>>(), payload);
     }
 }

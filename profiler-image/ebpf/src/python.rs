@@ -45,8 +45,7 @@ pub(crate) fn walk(layout: &PythonLayout, thread_pointer: u64, scratch: &mut Scr
             return (frames(scratch), PythonStatus::ReadFailed);
         }
         if layout.entry_rule == EntryRule::EveryFrame as u8
-            || (layout.entry_rule == EntryRule::EntryByte as u8
-                && field::<u8>(&scratch.frame, layout.frame_entry) != 0)
+            || (layout.entry_rule == EntryRule::EntryByte as u8 && field::<u8>(&scratch.frame, layout.frame_entry) != 0)
         {
             mark_entry(scratch);
         }
@@ -79,7 +78,8 @@ fn push_frame(layout: &PythonLayout, scratch: &mut Scratch) -> bool {
     if !read_user(scratch.code.as_mut_ptr().cast(), length, code + u64::from(start)) {
         return false;
     }
-    let version = if layout.code_version == 0 { 0 } else { field(&scratch.code, layout.code_version.wrapping_sub(start)) };
+    let version =
+        if layout.code_version == 0 { 0 } else { field(&scratch.code, layout.code_version.wrapping_sub(start)) };
     let identity = code_identity(
         version,
         field(&scratch.code, layout.code_flags & 7),

@@ -22,9 +22,7 @@ fn unwind(criterion: &mut Criterion) {
     let mut native = || stacks.native(target.pid(), black_box(&snapshot.registers), black_box(&snapshot.stack));
     let stack = native();
     assert!(stack.is_whole());
-    criterion.bench_function(&format!("cpython/{} frames", stack.frames.len()), |bencher| {
-        bencher.iter(&mut native)
-    });
+    criterion.bench_function(&format!("cpython/{} frames", stack.frames.len()), |bencher| bencher.iter(&mut native));
 
     let kernel = KernelSymbols::load();
     let mut stacks = Stacks::with(Box::new(LiveProcesses), kernel);

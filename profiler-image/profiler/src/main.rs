@@ -29,7 +29,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("aiprof-profiler is started by `kubectl aiprof record`; use that, or --stdio to speak its protocol");
+            eprintln!(
+                "aiprof-profiler is started by `kubectl aiprof record`; use that, or --stdio to speak its protocol"
+            );
             return ExitCode::from(2);
         }
     }

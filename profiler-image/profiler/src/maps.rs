@@ -59,7 +59,8 @@ pub fn open_file(pid: u32, mapping: &Mapping) -> io::Result<File> {
         return by_mapping();
     }
     let relative = path.strip_prefix("/").unwrap_or(path);
-    File::open(Path::new(&format!("/proc/{pid}/root")).join(relative)).or_else(|by_path| by_mapping().map_err(|_| by_path))
+    File::open(Path::new(&format!("/proc/{pid}/root")).join(relative))
+        .or_else(|by_path| by_mapping().map_err(|_| by_path))
 }
 
 fn parse_line(line: &[u8]) -> Option<Mapping> {
@@ -147,12 +148,17 @@ mod tests {
         assert_eq!(mappings[0].file_name(), "python3.14");
         assert_eq!((&mappings[1].path, &mappings[2].path), (&None, &None));
         assert_eq!((mappings[3].path.as_deref(), mappings[3].deleted), (Some(Path::new("/tmp/a b\nc")), true));
-        assert_eq!((mappings[4].readable, mappings[4].path.as_deref()), (false, Some(Path::new(OsStr::from_bytes(b"/tmp/\xff")))));
+        assert_eq!(
+            (mappings[4].readable, mappings[4].path.as_deref()),
+            (false, Some(Path::new(OsStr::from_bytes(b"/tmp/\xff"))))
+        );
     }
 
     #[test]
     fn hostile_lines_give_nothing() {
-        for line in ["", " ", "1-", "2-1 r-xp 0 0:0 0", "1-2 r 0 0:0 0", "1-2 r-xp", "1-2 r-xp zz 0:0 0", "1-2 r-xp 0 0 0 /a"] {
+        for line in
+            ["", " ", "1-", "2-1 r-xp 0 0:0 0", "1-2 r 0 0:0 0", "1-2 r-xp", "1-2 r-xp zz 0:0 0", "1-2 r-xp 0 0 0 /a"]
+        {
             assert_eq!(parse(line.as_bytes()), [], "{line:?}");
         }
     }

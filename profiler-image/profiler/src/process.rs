@@ -82,7 +82,9 @@ fn open(pid: u32) -> Option<Process> {
 
 /// The title that these arguments make; none if they are empty.
 fn title(arguments: &[String]) -> Option<String> {
-    let base = |path: &str| Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned());
+    let base = |path: &str| {
+        Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+    };
     let mut words = arguments.iter().map(String::as_str).filter(|word| !word.is_empty());
     let first = words.next()?;
     let rest: Vec<&str> = words.collect();
@@ -137,8 +139,14 @@ mod tests {
 
     #[test]
     fn a_title_names_program_and_script_but_no_arguments() {
-        assert_eq!(titled(&["/usr/bin/python3.12", "-u", "/srv/server.py", "--key", "s3cret"]).unwrap(), "python3.12 server.py");
-        assert_eq!(titled(&["python3", "-X", "dev", "-m", "vllm.entrypoints.openai.api_server", "--model", "x"]).unwrap(), "python3 -m vllm.entrypoints.openai.api_server");
+        assert_eq!(
+            titled(&["/usr/bin/python3.12", "-u", "/srv/server.py", "--key", "s3cret"]).unwrap(),
+            "python3.12 server.py"
+        );
+        assert_eq!(
+            titled(&["python3", "-X", "dev", "-m", "vllm.entrypoints.openai.api_server", "--model", "x"]).unwrap(),
+            "python3 -m vllm.entrypoints.openai.api_server"
+        );
         assert_eq!(titled(&["python3", "-c", "print('s3cret')"]).unwrap(), "python3 -c");
         assert_eq!(titled(&["/bin/sleep", "60"]).unwrap(), "sleep");
         assert_eq!(titled(&["python3"]).unwrap(), "python3");

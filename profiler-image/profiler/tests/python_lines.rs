@@ -30,7 +30,8 @@ fn lines_equal_those_of_cpython() {
 fn compare(format: LineFormat, row: &str) -> usize {
     let fields: Vec<_> = row.split(' ').collect();
     let [first_line, table, length, ranges] = fields[..] else { panic!("{row}") };
-    let table: Vec<u8> = (0..table.len() / 2).map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let table: Vec<u8> =
+        (0..table.len() / 2).map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap()).collect();
     let lines = LineTable::decode(format, &table, first_line.parse().unwrap());
     let length: i32 = length.parse().unwrap();
     let mut ranges = ranges

@@ -66,7 +66,12 @@ fn stacks_equal_those_that_the_process_prints() {
             let cut = thread.frames.len() > MAX_PYTHON_FRAMES;
             assert_eq!(stack.status, if cut { PythonStatus::Cut } else { PythonStatus::Complete }, "{}", thread.name);
             let resolved: Vec<_> = stack.frames.iter().map(|frame| names.resolve(&memory, frame)).collect();
-            assert_eq!(resolved.iter().map(plain).collect::<Vec<_>>(), first(&thread.frames), "3.{minor} {}", thread.name);
+            assert_eq!(
+                resolved.iter().map(plain).collect::<Vec<_>>(),
+                first(&thread.frames),
+                "3.{minor} {}",
+                thread.name
+            );
             assert!(resolved.iter().all(|frame| frame.state == FrameState::Known));
             check_entries(minor, thread, &stack.frames);
             compared += resolved.len();

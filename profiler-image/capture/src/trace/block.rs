@@ -110,10 +110,7 @@ fn next_of(source: &mut impl Read, offset: &mut u64) -> Result<Option<Vec<u8>>, 
         return Ok(None);
     };
     if tag != proto::PACKET_TAG {
-        return Err(TraceError::NotATrace {
-            offset: start,
-            found: tag,
-        });
+        return Err(TraceError::NotATrace { offset: start, found: tag });
     }
     let mut length = 0_u64;
     for shift in (0..).step_by(7) {
@@ -122,11 +119,7 @@ fn next_of(source: &mut impl Read, offset: &mut u64) -> Result<Option<Vec<u8>>, 
         };
         length |= u64::from(byte & 0x7f) << shift;
         if length > MAX_PACKET || shift > 28 {
-            return Err(TraceError::TooLong {
-                what: "packet",
-                limit: MAX_PACKET,
-                found: length,
-            });
+            return Err(TraceError::TooLong { what: "packet", limit: MAX_PACKET, found: length });
         }
         if byte < 0x80 {
             break;
@@ -171,11 +164,7 @@ pub(super) struct Packets<R> {
 
 impl<R: Read> Packets<R> {
     pub(super) fn new(source: R) -> Self {
-        Self {
-            source: BufReader::new(source),
-            offset: 0,
-            block: None,
-        }
+        Self { source: BufReader::new(source), offset: 0, block: None }
     }
 
     /// The next packet that is not itself a block.
@@ -192,10 +181,7 @@ impl<R: Read> Packets<R> {
             let Some(compressed) = packet.compressed_packets else {
                 return Ok(Some(packet));
             };
-            self.block = Some(Block {
-                source: BufReader::new(ZlibDecoder::new(Cursor::new(compressed))),
-                offset: 0,
-            });
+            self.block = Some(Block { source: BufReader::new(ZlibDecoder::new(Cursor::new(compressed))), offset: 0 });
         }
     }
 
@@ -213,11 +199,7 @@ impl<R: Read> Packets<R> {
             return Ok(None);
         };
         if block.offset > MAX_BLOCK {
-            return Err(TraceError::TooLong {
-                what: "block",
-                limit: MAX_BLOCK,
-                found: block.offset,
-            });
+            return Err(TraceError::TooLong { what: "block", limit: MAX_BLOCK, found: block.offset });
         }
         let packet = decode(&bytes, offset)?;
         // A block within a block would be a way round the bound.

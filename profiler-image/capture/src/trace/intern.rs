@@ -68,10 +68,7 @@ fn string(
     for count in bytes {
         **count += value.len() + ENTRY_BYTES;
     }
-    fresh.push(proto::InternedString {
-        iid,
-        value: value.to_vec(),
-    });
+    fresh.push(proto::InternedString { iid, value: value.to_vec() });
     iid
 }
 
@@ -82,12 +79,7 @@ pub(super) fn clip(value: &str) -> &str {
 
 macro_rules! intern {
     ($self:ident, $table:ident, $fresh:ident, $value:expr) => {
-        string(
-            &mut $self.$table,
-            &mut $self.fresh.$fresh,
-            &mut [&mut $self.used_bytes, &mut $self.fresh_bytes],
-            $value,
-        )
+        string(&mut $self.$table, &mut $self.fresh.$fresh, &mut [&mut $self.used_bytes, &mut $self.fresh_bytes], $value)
     };
 }
 
@@ -116,22 +108,14 @@ impl Interner {
     }
 
     pub(super) fn annotation_value(&mut self, value: &str) -> u64 {
-        intern!(
-            self,
-            annotation_values,
-            debug_annotation_string_values,
-            clip(value).as_bytes()
-        )
+        intern!(self, annotation_values, debug_annotation_string_values, clip(value).as_bytes())
     }
 
     pub(super) fn annotation_name(&mut self, name: &'static str) -> u64 {
         let next = self.annotation_names.len() as u64 + 1;
         *self.annotation_names.entry(name).or_insert_with(|| {
             self.fresh_bytes += ENTRY_BYTES;
-            self.fresh.debug_annotation_names.push(proto::InternedString {
-                iid: next,
-                value: name.into(),
-            });
+            self.fresh.debug_annotation_names.push(proto::InternedString { iid: next, value: name.into() });
             next
         })
     }
@@ -162,10 +146,7 @@ impl Interner {
             let bytes = ids.len() * size_of::<u64>() + ENTRY_BYTES;
             self.used_bytes += bytes;
             self.fresh_bytes += bytes;
-            self.fresh.callstacks.push(proto::Callstack {
-                iid,
-                frame_ids: ids.clone(),
-            });
+            self.fresh.callstacks.push(proto::Callstack { iid, frame_ids: ids.clone() });
             iid
         };
         self.frame_ids = ids;

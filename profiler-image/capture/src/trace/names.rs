@@ -67,9 +67,7 @@ pub(super) fn frame_name(frame: &Frame) -> Cow<'_, str> {
 
 /// Undoes [`frame_name`].
 pub(super) fn function_of<'a>(name: &'a str, kind: FrameKind, file: &str) -> &'a str {
-    suffix(kind, file)
-        .and_then(|suffix| name.strip_suffix(&*suffix))
-        .unwrap_or(name)
+    suffix(kind, file).and_then(|suffix| name.strip_suffix(&*suffix)).unwrap_or(name)
 }
 
 fn suffix(kind: FrameKind, file: &str) -> Option<Cow<'static, str>> {
@@ -118,10 +116,7 @@ pub(super) fn from_hex(hex: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    pairs
-        .iter()
-        .map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?))
-        .collect()
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }
 
 /// Bytes as lowercase hex digits.
@@ -138,12 +133,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: FrameKind, function: &str, file: &str) -> Frame {
-        Frame {
-            kind,
-            function: function.into(),
-            file: file.into(),
-            ..Frame::default()
-        }
+        Frame { kind, function: function.into(), file: file.into(), ..Frame::default() }
     }
 
     #[test]
@@ -153,10 +143,7 @@ mod tests {
             (frame(FrameKind::Kernel, "odd [k]", ""), "odd [k] [k]"),
             (frame(FrameKind::Native, "main", "/bin/python3"), "main"),
             (frame(FrameKind::Native, "main [k]", "/bin/python3"), "main [k]"),
-            (
-                frame(FrameKind::Python, "Engine.step", "/app/engine.py"),
-                "Engine.step (engine.py)",
-            ),
+            (frame(FrameKind::Python, "Engine.step", "/app/engine.py"), "Engine.step (engine.py)"),
             (frame(FrameKind::Python, "f (a.py)", "a.py"), "f (a.py) (a.py)"),
             (frame(FrameKind::Python, "f", ""), "f"),
             (frame(FrameKind::Python, "f", "dir/"), "f"),
@@ -170,12 +157,7 @@ mod tests {
     #[test]
     fn tracks_have_their_own_ids() {
         let mut uuids = std::collections::HashSet::new();
-        for kind in [
-            TrackKind::Process,
-            TrackKind::Thread,
-            TrackKind::State,
-            TrackKind::Python,
-        ] {
+        for kind in [TrackKind::Process, TrackKind::Thread, TrackKind::State, TrackKind::Python] {
             for pid in 0..50 {
                 for tid in 0..50 {
                     assert!(uuids.insert(track_uuid(kind, pid, tid)), "{kind:?} {pid} {tid}");

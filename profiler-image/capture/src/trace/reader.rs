@@ -104,9 +104,7 @@ impl<R: Read> TraceReader<R> {
     }
 
     fn tables(&self) -> Result<&Tables, TraceError> {
-        self.tables
-            .as_ref()
-            .ok_or_else(|| missing("trace", "incremental state"))
+        self.tables.as_ref().ok_or_else(|| missing("trace", "incremental state"))
     }
 
     fn sample(&mut self, timestamp_ns: u64, perf: &proto::PerfSample) -> Result<(), TraceError> {
@@ -127,41 +125,27 @@ impl<R: Read> TraceReader<R> {
         let track = if let Some(process) = descriptor.process {
             let pid = process.pid.ok_or_else(|| missing("process", "id"))? as u32;
             if let Some(name) = process.process_name {
-                let parent = descriptor
-                    .description
-                    .as_deref()
-                    .and_then(|text| text.strip_prefix(PARENT));
+                let parent = descriptor.description.as_deref().and_then(|text| text.strip_prefix(PARENT));
                 self.ready.push_back(Event::Process(Process {
                     pid,
                     parent_pid: parent.and_then(|parent| parent.parse().ok()).unwrap_or_default(),
                     name,
                 }));
             }
-            Track {
-                kind: Some(TrackKind::Process),
-                pid,
-                tid: pid,
-            }
+            Track { kind: Some(TrackKind::Process), pid, tid: pid }
         } else if let Some(thread) = descriptor.thread {
             let pid = thread.pid.ok_or_else(|| missing("thread", "process"))? as u32;
             let tid = thread.tid.ok_or_else(|| missing("thread", "id"))? as u32;
             if let Some(name) = thread.thread_name {
                 self.ready.push_back(Event::Thread(Thread { pid, tid, name }));
             }
-            Track {
-                kind: Some(TrackKind::Thread),
-                pid,
-                tid,
-            }
+            Track { kind: Some(TrackKind::Thread), pid, tid }
         } else {
             self.child(&descriptor)
         };
         self.tracks.insert(uuid, track);
         if self.tracks.len() > MAX_TRACKS {
-            return Err(TraceError::TooMany {
-                what: "tracks",
-                limit: MAX_TRACKS,
-            });
+            return Err(TraceError::TooMany { what: "tracks", limit: MAX_TRACKS });
         }
         Ok(())
     }
@@ -178,19 +162,12 @@ impl<R: Read> TraceReader<R> {
             Some(PYTHON_TRACK) => Some(TrackKind::Python),
             _ => None,
         };
-        Track {
-            kind: parent.and(kind),
-            pid,
-            tid,
-        }
+        Track { kind: parent.and(kind), pid, tid }
     }
 
     fn track_event(&mut self, timestamp_ns: u64, event: &TrackEvent) -> Result<(), TraceError> {
         let uuid = event.track_uuid.ok_or_else(|| missing("track event", "track"))?;
-        let track = *self.tracks.get(&uuid).ok_or(TraceError::Undefined {
-            table: "track",
-            iid: uuid,
-        })?;
+        let track = *self.tracks.get(&uuid).ok_or(TraceError::Undefined { table: "track", iid: uuid })?;
         match (track.kind, event.r#type) {
             (Some(TrackKind::State), Some(proto::SLICE_BEGIN)) => {
                 let slice = self.begin_state(timestamp_ns, track, event)?;
@@ -211,11 +188,7 @@ impl<R: Read> TraceReader<R> {
                 self.ready.push_back(Event::PythonBegin(begin));
             }
             (Some(TrackKind::Python), Some(proto::SLICE_END)) => {
-                self.ready.push_back(Event::PythonEnd(PythonEnd {
-                    timestamp_ns,
-                    pid: track.pid,
-                    tid: track.tid,
-                }));
+                self.ready.push_back(Event::PythonEnd(PythonEnd { timestamp_ns, pid: track.pid, tid: track.tid }));
             }
             _ => {}
         }
@@ -246,12 +219,7 @@ impl<R: Read> TraceReader<R> {
             line: annotations.number(annotation::LINE).unwrap_or_default(),
             ..Frame::default()
         };
-        Ok(PythonBegin {
-            timestamp_ns,
-            pid: track.pid,
-            tid: track.tid,
-            function: Arc::new(function),
-        })
+        Ok(PythonBegin { timestamp_ns, pid: track.pid, tid: track.tid, function: Arc::new(function) })
     }
 }
 
@@ -286,9 +254,7 @@ fn clock(snapshot: &proto::ClockSnapshot) -> Result<ClockSnapshot, TraceError> {
 
 fn state(name: &str, annotations: &Annotations) -> ThreadState {
     match name {
-        RUNNING => ThreadState::Running {
-            cpu: annotations.number(annotation::CPU),
-        },
+        RUNNING => ThreadState::Running { cpu: annotations.number(annotation::CPU) },
         RUNNABLE => ThreadState::Runnable {
             preempted: annotations.flag(annotation::PREEMPTED),
             waker: annotations
@@ -334,10 +300,7 @@ impl Annotations {
     }
 
     fn get(&self, name: &str) -> Option<&Value> {
-        self.0
-            .iter()
-            .find(|(found, _)| **found == *name)
-            .map(|(_, value)| value)
+        self.0.iter().find(|(found, _)| **found == *name).map(|(_, value)| value)
     }
 
     fn flag(&self, name: &str) -> bool {

@@ -22,16 +22,11 @@ struct Table<T> {
 
 impl<T> Table<T> {
     fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            entries: HashMap::new(),
-        }
+        Self { name, entries: HashMap::new() }
     }
 
     fn get(&self, iid: u64) -> Result<&T, TraceError> {
-        self.entries
-            .get(&iid)
-            .ok_or(TraceError::Undefined { table: self.name, iid })
+        self.entries.get(&iid).ok_or(TraceError::Undefined { table: self.name, iid })
     }
 }
 
@@ -166,14 +161,7 @@ impl Tables {
             charge(&mut self.bytes, function.len())?;
             function.into()
         };
-        Ok(Entry::Frame(Arc::new(Frame {
-            kind,
-            function,
-            file,
-            line,
-            address,
-            build_id,
-        })))
+        Ok(Entry::Frame(Arc::new(Frame { kind, function, file, line, address, build_id })))
     }
 
     fn stack(&self, callstack: &proto::Callstack) -> Result<Stack, TraceError> {
@@ -186,10 +174,7 @@ impl Tables {
                 Entry::Empty => {}
             }
         }
-        Ok(Stack {
-            frames: frames.into(),
-            cut,
-        })
+        Ok(Stack { frames: frames.into(), cut })
     }
 }
 
@@ -200,10 +185,8 @@ fn texts(
 ) -> Result<(), TraceError> {
     for string in strings {
         charge(bytes, string.value.len())?;
-        let text = str::from_utf8(&string.value).map_err(|_| TraceError::NotUtf8 {
-            table: table.name,
-            iid: string.iid,
-        })?;
+        let text =
+            str::from_utf8(&string.value).map_err(|_| TraceError::NotUtf8 { table: table.name, iid: string.iid })?;
         table.entries.insert(string.iid, text.into());
     }
     Ok(())
@@ -212,10 +195,7 @@ fn texts(
 fn charge(bytes: &mut usize, content: usize) -> Result<(), TraceError> {
     *bytes += content + ENTRY_BYTES;
     if *bytes > MAX_BYTES {
-        return Err(TraceError::TooMany {
-            what: "bytes of names and stacks at once",
-            limit: MAX_BYTES,
-        });
+        return Err(TraceError::TooMany { what: "bytes of names and stacks at once", limit: MAX_BYTES });
     }
     Ok(())
 }

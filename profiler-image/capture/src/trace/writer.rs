@@ -105,15 +105,10 @@ impl TraceWriter {
             return;
         }
         let mut encoder = ZlibEncoder::new(Vec::with_capacity(self.packets.len() / 4), Compression::fast());
-        let compressed = encoder
-            .write_all(&self.packets)
-            .and_then(|()| encoder.finish())
-            .expect("writing to a Vec cannot fail");
+        let compressed =
+            encoder.write_all(&self.packets).and_then(|()| encoder.finish()).expect("writing to a Vec cannot fail");
         self.packets.clear();
-        let block = proto::TracePacket {
-            compressed_packets: Some(compressed),
-            ..proto::TracePacket::default()
-        };
+        let block = proto::TracePacket { compressed_packets: Some(compressed), ..proto::TracePacket::default() };
         append_packet(&block, &mut self.ready);
     }
 
@@ -130,9 +125,7 @@ impl TraceWriter {
             sequence_flags: Some(proto::STATE_CLEARED),
             first_packet_on_sequence: (!self.started).then_some(true),
             trace_packet_defaults: Some(proto::TracePacketDefaults {
-                perf_sample_defaults: Some(proto::PerfSampleDefaults {
-                    timebase: Some(timebase),
-                }),
+                perf_sample_defaults: Some(proto::PerfSampleDefaults { timebase: Some(timebase) }),
             }),
             ..proto::TracePacket::default()
         };
@@ -161,10 +154,7 @@ impl TraceWriter {
             clock_snapshot: Some(proto::ClockSnapshot {
                 clocks: clocks
                     .into_iter()
-                    .map(|(clock_id, timestamp)| proto::Clock {
-                        clock_id: Some(clock_id),
-                        timestamp: Some(timestamp),
-                    })
+                    .map(|(clock_id, timestamp)| proto::Clock { clock_id: Some(clock_id), timestamp: Some(timestamp) })
                     .collect(),
                 primary_trace_clock: Some(proto::CLOCK_BOOTTIME),
             }),
@@ -173,10 +163,7 @@ impl TraceWriter {
     }
 
     fn describe(&mut self, track: proto::TrackDescriptor) {
-        self.append(proto::TracePacket {
-            track_descriptor: Some(track),
-            ..proto::TracePacket::default()
-        });
+        self.append(proto::TracePacket { track_descriptor: Some(track), ..proto::TracePacket::default() });
     }
 
     fn process(&mut self, process: &Process) {
@@ -223,11 +210,7 @@ impl TraceWriter {
         let python = kind == TrackKind::Python;
         let described = self.described(pid, tid);
         let no_thread = !described.thread;
-        let child = if python {
-            &mut described.python
-        } else {
-            &mut described.state
-        };
+        let child = if python { &mut described.python } else { &mut described.state };
         if std::mem::replace(child, true) {
             return uuid;
         }
@@ -259,11 +242,7 @@ impl TraceWriter {
 
     fn sample(&mut self, sample: &Sample) {
         let callstack = self.callstack(&sample.stack);
-        let in_kernel = sample
-            .stack
-            .frames
-            .first()
-            .is_some_and(|leaf| leaf.kind == FrameKind::Kernel);
+        let in_kernel = sample.stack.frames.first().is_some_and(|leaf| leaf.kind == FrameKind::Kernel);
         self.append(proto::TracePacket {
             timestamp: Some(sample.timestamp_ns),
             perf_sample: Some(proto::PerfSample {
@@ -271,11 +250,7 @@ impl TraceWriter {
                 pid: Some(sample.pid),
                 tid: Some(sample.tid),
                 callstack_iid: Some(callstack),
-                cpu_mode: Some(if in_kernel {
-                    proto::MODE_KERNEL
-                } else {
-                    proto::MODE_USER
-                }),
+                cpu_mode: Some(if in_kernel { proto::MODE_KERNEL } else { proto::MODE_USER }),
             }),
             ..proto::TracePacket::default()
         });
@@ -367,17 +342,11 @@ impl TraceWriter {
     }
 
     fn number(&mut self, name: &'static str, value: u32) -> proto::DebugAnnotation {
-        proto::DebugAnnotation {
-            uint_value: Some(value.into()),
-            ..self.annotation(name)
-        }
+        proto::DebugAnnotation { uint_value: Some(value.into()), ..self.annotation(name) }
     }
 
     fn flag(&mut self, name: &'static str, value: bool) -> proto::DebugAnnotation {
-        proto::DebugAnnotation {
-            bool_value: Some(value),
-            ..self.annotation(name)
-        }
+        proto::DebugAnnotation { bool_value: Some(value), ..self.annotation(name) }
     }
 
     fn text(&mut self, name: &'static str, value: &str) -> proto::DebugAnnotation {

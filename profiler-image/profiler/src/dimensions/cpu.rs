@@ -42,8 +42,10 @@ impl Cpu {
         }
         let kernel = self.stacks.kernel(copied.kernel);
         let whole = native.is_whole();
+        // Native frames above the outermost Python function only tell how the interpreter was started.
+        let cut = !(whole || (python.whole && !python.frames.is_empty()));
         let frames: Vec<Arc<Frame>> = merge(&kernel, Part { frames: &native.frames, whole }, python);
-        Stack { frames: frames.into(), cut: !(whole || (python.whole && !python.frames.is_empty())) }
+        Stack { frames: frames.into(), cut }
     }
 
     /// Innermost kernel function of a wait.

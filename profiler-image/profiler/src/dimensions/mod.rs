@@ -6,7 +6,10 @@ mod python;
 use aiprof_capture::request::Dimension as Kind;
 use aiprof_ebpf_types::Counters;
 
-pub use self::{cpu::Cpu, python::Python};
+pub use self::{
+    cpu::{Copied, Cpu},
+    python::{NamedFrame, Python},
+};
 use crate::kernel::programs::Programs;
 
 /// Whether a dimension works in a process.

@@ -152,7 +152,10 @@ impl Dimension for Python {
     fn losses(&self, _: &Counters) -> Vec<String> {
         let mut losses = Vec::new();
         if self.gone > 0 {
-            losses.push(format!("{} frames have no name: their code objects were gone before they could be read", self.gone));
+            losses.push(format!(
+                "{} frames have no name: their code objects were gone before they could be read",
+                self.gone
+            ));
         }
         if self.unreadable > 0 {
             losses.push(format!("{} frames have no name: their code objects could not be read", self.unreadable));

@@ -63,7 +63,8 @@ impl<'a> Btf<'a> {
         let mut types = Vec::new();
         let mut at = 0;
         while at < type_data.len() {
-            let (name, info, size_or_type) = (u32_at(type_data, at)?, u32_at(type_data, at + 4)?, u32_at(type_data, at + 8)?);
+            let (name, info, size_or_type) =
+                (u32_at(type_data, at)?, u32_at(type_data, at + 4)?, u32_at(type_data, at + 8)?);
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let extra = match kind {
                 // Integers, variables, declaration tags: one word.
@@ -116,7 +117,8 @@ impl<'a> Btf<'a> {
             return None;
         }
         of.members.chunks_exact(12).find_map(|member| {
-            let (member_name, kind, offset) = (u32_at(member, 0).ok()?, u32_at(member, 4).ok()?, u32_at(member, 8).ok()?);
+            let (member_name, kind, offset) =
+                (u32_at(member, 0).ok()?, u32_at(member, 4).ok()?, u32_at(member, 8).ok()?);
             let offset = if of.bit_fields { offset & 0x00ff_ffff } else { offset };
             if member_name != 0 {
                 return (self.string(member_name) == name.as_bytes()).then_some((offset, kind));

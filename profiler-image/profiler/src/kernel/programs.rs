@@ -59,10 +59,18 @@ impl ProgramsError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoBtf(_) => "use a kernel of 5.15 or later built with CONFIG_DEBUG_INFO_BTF (all current distributions are)",
-            Self::Btf(_) => "this kernel is newer or older than this version knows (5.15 to 6.18 are tested); please report it",
-            Self::Permission(_) => "run as root, or give CAP_SYS_ADMIN and CAP_SYS_PTRACE, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE",
-            Self::Refused { .. } => "a kernel of 5.15 or later is needed; please report this line with the output of `uname -r`",
+            Self::NoBtf(_) => {
+                "use a kernel of 5.15 or later built with CONFIG_DEBUG_INFO_BTF (all current distributions are)"
+            }
+            Self::Btf(_) => {
+                "this kernel is newer or older than this version knows (5.15 to 6.18 are tested); please report it"
+            }
+            Self::Permission(_) => {
+                "run as root, or give CAP_SYS_ADMIN and CAP_SYS_PTRACE, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE"
+            }
+            Self::Refused { .. } => {
+                "a kernel of 5.15 or later is needed; please report this line with the output of `uname -r`"
+            }
         }
     }
 }

@@ -23,11 +23,7 @@ const MAX_NOTES: u64 = 64 << 10;
 const MAX_BUILD_ID: usize = 64;
 
 /// The machine whose code this program itself is.
-const MACHINE: elf::Machine = if cfg!(target_arch = "aarch64") {
-    elf::EM_AARCH64
-} else {
-    elf::EM_X86_64
-};
+const MACHINE: elf::Machine = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
 
 type Header = elf::FileHeader64<LittleEndian>;
 
@@ -72,10 +68,7 @@ impl ElfSource {
                 Ok(done)
             }
             Self::Bytes(bytes) => {
-                let rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|start| bytes.get(start..))
-                    .unwrap_or_default();
+                let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
                 let count = rest.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&rest[..count]);
                 Ok(count)
@@ -169,10 +162,7 @@ impl Layout {
         let header = Header::parse(data)?;
         let machine = header.e_machine(endian);
         if machine != MACHINE {
-            return Err(ElfError::Machine {
-                found: machine.0,
-                expected: MACHINE.0,
-            });
+            return Err(ElfError::Machine { found: machine.0, expected: MACHINE.0 });
         }
         // Before anything of that many is read.
         let (programs, sections) = (header.phnum(endian, data)?, header.shnum(endian, data)?);
@@ -207,10 +197,7 @@ impl Layout {
             layout.eh_frame_hdr = unwind_header;
         }
         if layout.eh_frame.is_none() {
-            layout.eh_frame = layout
-                .eh_frame_hdr
-                .as_ref()
-                .and_then(|header| layout.eh_frame_behind(header, data));
+            layout.eh_frame = layout.eh_frame_hdr.as_ref().and_then(|header| layout.eh_frame_behind(header, data));
         }
         Ok(layout)
     }
@@ -233,10 +220,7 @@ impl Layout {
                 if let Ok(names) = table.section(object::SectionIndex(names)) {
                     let start = names.sh_offset(endian);
                     let names = start..start.saturating_add(names.sh_size(endian));
-                    let symbols = SymbolSection {
-                        entries: piece.file,
-                        names,
-                    };
+                    let symbols = SymbolSection { entries: piece.file, names };
                     let place = if kind == elf::SHT_SYMTAB { 0 } else { self.symbols.len() };
                     self.symbols.insert(place, symbols);
                 }
@@ -267,21 +251,11 @@ impl Layout {
             return None;
         };
         let distance = i32::from_le_bytes(bytes[4..8].try_into().ok()?);
-        let start = header
-            .address
-            .start
-            .wrapping_add(4)
-            .wrapping_add_signed(distance.into());
-        let segment = self
-            .segments
-            .iter()
-            .find(|segment| segment.piece.address.contains(&start))?;
+        let start = header.address.start.wrapping_add(4).wrapping_add_signed(distance.into());
+        let segment = self.segments.iter().find(|segment| segment.piece.address.contains(&start))?;
         let skip = start - segment.piece.address.start;
         let file = segment.piece.file.start.checked_add(skip)?..segment.piece.file.end;
-        (!file.is_empty()).then(|| Piece {
-            address: start..start.saturating_add(file.end - file.start),
-            file,
-        })
+        (!file.is_empty()).then(|| Piece { address: start..start.saturating_add(file.end - file.start), file })
     }
 
     /// The difference between addresses in memory and in the file, for a mapping that starts at `start` and shows the
@@ -300,29 +274,17 @@ impl Layout {
             .find(covers)
             .or_else(|| self.segments.iter().find(covers))?;
         let piece = &segment.piece;
-        Some(
-            start
-                .wrapping_sub(offset)
-                .wrapping_add(piece.file.start)
-                .wrapping_sub(piece.address.start),
-        )
+        Some(start.wrapping_sub(offset).wrapping_add(piece.file.start).wrapping_sub(piece.address.start))
     }
 
     /// The lowest address of a segment.
     pub(super) fn lowest_address(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| segment.piece.address.start)
-            .min()
-            .unwrap_or_default()
+        self.segments.iter().map(|segment| segment.piece.address.start).min().unwrap_or_default()
     }
 }
 
 fn piece(address: u64, memory_size: u64, offset: u64, file_size: u64) -> Option<Piece> {
-    Some(Piece {
-        address: address..address.checked_add(memory_size)?,
-        file: offset..offset.checked_add(file_size)?,
-    })
+    Some(Piece { address: address..address.checked_add(memory_size)?, file: offset..offset.checked_add(file_size)? })
 }
 
 fn build_id<'data, R: ReadRef<'data>>(program: &elf::ProgramHeader64<LittleEndian>, data: R) -> String {

@@ -45,10 +45,7 @@ impl KernelSymbols {
     }
 
     fn without(reason: &str) -> Self {
-        Self {
-            hidden: Some(reason.into()),
-            ..Self::default()
-        }
+        Self { hidden: Some(reason.into()), ..Self::default() }
     }
 
     /// Parses the text of `kallsyms`: lines of `address type name [module]`.
@@ -59,10 +56,7 @@ impl KernelSymbols {
         while lines < MAX_SYMBOLS && text.read_line(&mut line)? > 0 {
             lines += 1;
             let mut fields = line.split_ascii_whitespace();
-            let address = fields
-                .next()
-                .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-                .unwrap_or_default();
+            let address = fields.next().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default();
             if let (Some("t" | "T" | "w" | "W"), Some(name)) = (fields.next(), fields.next())
                 && address != 0
                 && name.len() <= MAX_NAME_BYTES
@@ -86,12 +80,7 @@ impl KernelSymbols {
         functions.dedup_by_key(|(address, _)| *address);
         names.shrink_to_fit();
         let (addresses, name_starts) = functions.into_iter().unzip();
-        Ok(Self {
-            addresses,
-            name_starts,
-            names,
-            ..Self::default()
-        })
+        Ok(Self { addresses, name_starts, names, ..Self::default() })
     }
 
     /// Why there are no names, if there are none.
@@ -107,10 +96,7 @@ impl KernelSymbols {
     }
 
     fn find(&self, address: u64) -> Option<usize> {
-        let index = self
-            .addresses
-            .partition_point(|start| *start <= address)
-            .checked_sub(1)?;
+        let index = self.addresses.partition_point(|start| *start <= address).checked_sub(1)?;
         (address - self.addresses[index] < MAX_FUNCTION_BYTES).then_some(index)
     }
 
@@ -162,19 +148,14 @@ impl KernelSymbols {
     /// `None` without names, or when there is none but the scheduler's.
     pub fn wait_function(&mut self, addresses: &[u64]) -> Option<Arc<str>> {
         let frames = self.frames(addresses);
-        let told = frames
-            .iter()
-            .find(|frame| &*frame.function != "[kernel]" && !trim::is_scheduler(&frame.function))?;
+        let told =
+            frames.iter().find(|frame| &*frame.function != "[kernel]" && !trim::is_scheduler(&frame.function))?;
         Some(told.function.clone())
     }
 }
 
 fn kernel_frame(name: &str) -> Arc<Frame> {
-    Arc::new(Frame {
-        kind: FrameKind::Kernel,
-        function: name.into(),
-        ..Frame::default()
-    })
+    Arc::new(Frame { kind: FrameKind::Kernel, function: name.into(), ..Frame::default() })
 }
 
 #[cfg(test)]
@@ -215,24 +196,13 @@ mod tests {
         assert_eq!(functions(&symbols.frames(&SLEEP)), expected);
         assert_eq!(symbols.wait_function(&SLEEP).as_deref(), Some("do_nanosleep"));
         let (first, second) = (symbols.frames(&SLEEP), symbols.frames(&SLEEP));
-        assert!(
-            first
-                .iter()
-                .zip(&second)
-                .all(|(first, second)| Arc::ptr_eq(first, second))
-        );
+        assert!(first.iter().zip(&second).all(|(first, second)| Arc::ptr_eq(first, second)));
     }
 
     #[test]
     fn marks_and_strays_are_no_functions() {
         let mut symbols = symbols();
-        let stack = [
-            0xffff_ffff_ffff_ff80,
-            0xffff_ffff_8100_0010,
-            1,
-            2,
-            0xffff_ffff_f000_0000,
-        ];
+        let stack = [0xffff_ffff_ffff_ff80, 0xffff_ffff_8100_0010, 1, 2, 0xffff_ffff_f000_0000];
         assert_eq!(functions(&symbols.frames(&stack)), ["do_nanosleep", "[kernel]"]);
         assert!(symbols.frames(&[]).is_empty());
     }
@@ -255,9 +225,7 @@ mod tests {
             eprintln!("not checked: {reason}");
             return;
         }
-        let index = (0..symbols.addresses.len())
-            .find(|index| symbols.name_at(*index) == "schedule")
-            .unwrap();
+        let index = (0..symbols.addresses.len()).find(|index| symbols.name_at(*index) == "schedule").unwrap();
         assert_eq!(symbols.name(symbols.addresses[index] + 1), Some("schedule"));
     }
 }

@@ -62,11 +62,7 @@ pub fn merge<P: PythonStackFrame>(
         merged.extend_from_slice(native.frames);
         return merged;
     }
-    let without_row = if native.whole && python.whole {
-        calls.len().saturating_sub(row_count)
-    } else {
-        0
-    };
+    let without_row = if native.whole && python.whole { calls.len().saturating_sub(row_count) } else { 0 };
     let interpreter = calls.first().map(|call| &native.frames[*call].file);
     let mut calls = calls.into_iter().skip(without_row).peekable();
     let mut rows = rows.peekable();

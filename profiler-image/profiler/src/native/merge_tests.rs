@@ -4,12 +4,7 @@ use super::*;
 
 fn frame(kind: FrameKind, function: &str) -> Arc<Frame> {
     let (function, file) = function.split_once('@').unwrap_or((function, "libpython"));
-    Arc::new(Frame {
-        kind,
-        function: function.into(),
-        file: file.into(),
-        ..Frame::default()
-    })
+    Arc::new(Frame { kind, function: function.into(), file: file.into(), ..Frame::default() })
 }
 
 /// Frames by name, separated by spaces and leaf first. Native: `E` is the evaluator, `name@file` one of another file.
@@ -17,52 +12,21 @@ fn frame(kind: FrameKind, function: &str) -> Arc<Frame> {
 fn merged(kernel: &str, native: &str, python: &str) -> String {
     let split = |part: &str| {
         let cut = part.strip_suffix("...");
-        let names = cut
-            .unwrap_or(part)
-            .split_ascii_whitespace()
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
+        let names = cut.unwrap_or(part).split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
         (names, cut.is_none())
     };
-    let kernel: Vec<_> = split(kernel)
-        .0
-        .iter()
-        .map(|name| frame(FrameKind::Kernel, name))
-        .collect();
+    let kernel: Vec<_> = split(kernel).0.iter().map(|name| frame(FrameKind::Kernel, name)).collect();
     let (native, native_whole) = split(native);
     let native: Vec<_> = native
         .iter()
-        .map(|name| {
-            frame(
-                FrameKind::Native,
-                if name == "E" { "_PyEval_EvalFrameDefault" } else { name },
-            )
-        })
+        .map(|name| frame(FrameKind::Native, if name == "E" { "_PyEval_EvalFrameDefault" } else { name }))
         .collect();
     let (python, python_whole) = split(python);
-    let python: Vec<_> = python
-        .iter()
-        .map(|name| {
-            (
-                frame(FrameKind::Python, name.trim_end_matches('!')),
-                name.ends_with('!'),
-            )
-        })
-        .collect();
-    let stack = merge(
-        &kernel,
-        Part {
-            frames: &native,
-            whole: native_whole,
-        },
-        Part {
-            frames: &python,
-            whole: python_whole,
-        },
-    );
-    let names = stack
-        .iter()
-        .map(|frame| frame.function.replace("_PyEval_EvalFrameDefault", "E"));
+    let python: Vec<_> =
+        python.iter().map(|name| (frame(FrameKind::Python, name.trim_end_matches('!')), name.ends_with('!'))).collect();
+    let stack =
+        merge(&kernel, Part { frames: &native, whole: native_whole }, Part { frames: &python, whole: python_whole });
+    let names = stack.iter().map(|frame| frame.function.replace("_PyEval_EvalFrameDefault", "E"));
     names.collect::<Vec<_>>().join(" ")
 }
 
@@ -105,10 +69,7 @@ fn a_call_being_entered_has_no_row_yet() {
     // The innermost call stands in its first instructions: counted from the leaf, `b` would hang above `os_exec`.
     assert_eq!(merged("", "E os_exec E main", "b a!"), "E os_exec b a main");
     // It clears the locals of a frame already unlinked.
-    assert_eq!(
-        merged("", "free@libc dict_dealloc E slot E main", "a!"),
-        "free dict_dealloc E slot a main"
-    );
+    assert_eq!(merged("", "free@libc dict_dealloc E slot E main", "a!"), "free dict_dealloc E slot a main");
 }
 
 #[test]
@@ -118,22 +79,13 @@ fn on_a_cut_stack_a_call_being_entered_is_not_told() {
 
 #[test]
 fn parts_and_copies_of_the_evaluator_count() {
-    for name in [
-        "_PyEval_EvalFrameDefault.cold",
-        "_PyEval_EvalFrameDefault.isra.0",
-        "_PyEval_EvalFrameDefault.lto_priv.0",
-    ] {
+    for name in
+        ["_PyEval_EvalFrameDefault.cold", "_PyEval_EvalFrameDefault.isra.0", "_PyEval_EvalFrameDefault.lto_priv.0"]
+    {
         assert_eq!(merged("", &format!("x {name} main"), "b a!"), "x b a main", "{name}");
     }
-    for name in [
-        "_PyEval_EvalFrameDefaultly",
-        "PyEval_EvalFrameDefault@x",
-        "my_PyEval_EvalFrameDefault",
-    ] {
-        assert!(
-            merged("", &format!("x {name} main"), "a!").ends_with("main a"),
-            "{name}"
-        );
+    for name in ["_PyEval_EvalFrameDefaultly", "PyEval_EvalFrameDefault@x", "my_PyEval_EvalFrameDefault"] {
+        assert!(merged("", &format!("x {name} main"), "a!").ends_with("main a"), "{name}");
     }
 }
 
@@ -145,19 +97,10 @@ fn calls_may_follow_each_other_at_once() {
 
 #[test]
 fn a_row_of_tail_calls_is_one_call() {
-    assert_eq!(
-        merged("", "x _TAIL_CALL_CALL _TAIL_CALL_START E main", "b a!"),
-        "x b a main"
-    );
-    assert_eq!(
-        merged("", "x _TAIL_CALL_CALL y _TAIL_CALL_SEND E main", "b! a!"),
-        "x b y a main"
-    );
+    assert_eq!(merged("", "x _TAIL_CALL_CALL _TAIL_CALL_START E main", "b a!"), "x b a main");
+    assert_eq!(merged("", "x _TAIL_CALL_CALL y _TAIL_CALL_SEND E main", "b! a!"), "x b y a main");
     assert_eq!(merged("", "x _TAIL_CALL_CALL E E main", "b! a!"), "x b a main");
-    assert_eq!(
-        merged("", "x _TAIL_CALL_CALL E y _TAIL_CALL_CALL E main", "a!"),
-        "x _TAIL_CALL_CALL y a main"
-    );
+    assert_eq!(merged("", "x _TAIL_CALL_CALL E y _TAIL_CALL_CALL E main", "a!"), "x _TAIL_CALL_CALL y a main");
 }
 
 #[test]
@@ -165,19 +108,13 @@ fn call_glue_is_left_out() {
     let native = "time_sleep cfunction_vectorcall_O PyObject_Vectorcall E _PyEval_Vector _PyFunction_Vectorcall \
         _PyObject_Call.isra.0 slot_tp_call E PyEval_EvalCode run_eval_code_obj run_mod pyrun_file _PyRun_SimpleFile \
         pymain_run_file Py_RunMain Py_BytesMain __libc_start_main@libc _start@python";
-    assert_eq!(
-        merged("", native, "b! a!"),
-        "time_sleep b slot_tp_call a __libc_start_main _start"
-    );
+    assert_eq!(merged("", native, "b! a!"), "time_sleep b slot_tp_call a __libc_start_main _start");
 }
 
 #[test]
 fn glue_stays_where_it_tells_something() {
     // As the leaf, it is where the time is spent.
-    assert_eq!(
-        merged("", "_PyObject_MakeTpCall E main", "a!"),
-        "_PyObject_MakeTpCall a main"
-    );
+    assert_eq!(merged("", "_PyObject_MakeTpCall E main", "a!"), "_PyObject_MakeTpCall a main");
     // In another file it only has the same name.
     assert_eq!(merged("", "x call_function@app E main", "a!"), "x call_function a main");
     // Without Python frames there is nothing that it would repeat.
@@ -196,16 +133,9 @@ fn python_frames_keep_their_order_and_number_whatever_comes() {
     for native in natives {
         for python in pythons {
             let merged = merged("k", native, python);
-            let names: Vec<_> = merged
-                .split(' ')
-                .filter(|name| ["a", "b", "c"].contains(name))
-                .collect();
+            let names: Vec<_> = merged.split(' ').filter(|name| ["a", "b", "c"].contains(name)).collect();
             let wanted: Vec<_> = python.trim_end_matches("...").split_ascii_whitespace().collect();
-            assert_eq!(
-                names.join(" "),
-                wanted.join(" ").replace('!', ""),
-                "{native} / {python}: {merged}"
-            );
+            assert_eq!(names.join(" "), wanted.join(" ").replace('!', ""), "{native} / {python}: {merged}");
         }
     }
 }

@@ -97,11 +97,7 @@ struct Process {
 
 impl Process {
     fn new(space: AddressSpace) -> Self {
-        Self {
-            space,
-            backoff: Backoff::default(),
-            ended: false,
-        }
+        Self { space, backoff: Backoff::default(), ended: false }
     }
 }
 
@@ -121,13 +117,8 @@ impl Stacks {
     /// With another way into processes, and other kernel symbols.
     #[must_use]
     pub fn with(access: Box<dyn ProcessAccess>, kernel: KernelSymbols) -> Self {
-        let frame = |function: &str| {
-            Arc::new(Frame {
-                kind: FrameKind::Native,
-                function: function.into(),
-                ..Frame::default()
-            })
-        };
+        let frame =
+            |function: &str| Arc::new(Frame { kind: FrameKind::Native, function: function.into(), ..Frame::default() });
         Self {
             access,
             images: Images::default(),
@@ -147,10 +138,7 @@ impl Stacks {
             ProcessChange::Maps(text) => match self.processes.get_mut(&pid).filter(|process| !process.ended) {
                 Some(process) => {
                     if process.space.refresh(text) {
-                        process.backoff = Backoff {
-                            not_before: process.backoff.not_before,
-                            ..Backoff::default()
-                        };
+                        process.backoff = Backoff { not_before: process.backoff.not_before, ..Backoff::default() };
                     }
                 }
                 None => self.insert(pid, AddressSpace::new(text)),
@@ -176,11 +164,7 @@ impl Stacks {
     }
 
     fn insert(&mut self, pid: u32, space: AddressSpace) {
-        if self
-            .processes
-            .insert(pid, Process::new(space))
-            .is_some_and(|old| old.ended)
-        {
+        if self.processes.insert(pid, Process::new(space)).is_some_and(|old| old.ended) {
             self.ended.retain(|ended| *ended != pid);
         }
     }
@@ -190,17 +174,9 @@ impl Stacks {
     /// refresh.
     pub fn native(&mut self, pid: u32, registers: &UserRegisters, stack: &[u8]) -> NativeStack {
         let Some(process) = self.processes.get_mut(&pid) else {
-            return NativeStack {
-                frames: vec![self.unknown.clone()],
-                end: UnwindEnd::Failed(0),
-                refresh: true,
-            };
+            return NativeStack { frames: vec![self.unknown.clone()], end: UnwindEnd::Failed(0), refresh: true };
         };
-        let mut open = Opener {
-            images: &mut self.images,
-            access: &*self.access,
-            pid,
-        };
+        let mut open = Opener { images: &mut self.images, access: &*self.access, pid };
         let end = process.space.unwind(registers, stack, &mut open, &mut self.addresses);
         let mut outside = matches!(end, UnwindEnd::Failed(_));
         let mut frames = Vec::with_capacity(self.addresses.len());
@@ -250,10 +226,7 @@ struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            not_before: None,
-            delay: FIRST_REFRESH_DELAY,
-        }
+        Self { not_before: None, delay: FIRST_REFRESH_DELAY }
     }
 }
 
@@ -275,9 +248,7 @@ mod tests {
     #[test]
     fn refreshes_are_asked_for_less_and_less() {
         let (start, mut backoff) = (Instant::now(), Backoff::default());
-        let asked = (0..100_000)
-            .filter(|step| backoff.ask(start + Duration::from_millis(*step)))
-            .count();
+        let asked = (0..100_000).filter(|step| backoff.ask(start + Duration::from_millis(*step))).count();
         // At 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 25.5, 51.1 s.
         assert_eq!(asked, 10);
     }

@@ -45,10 +45,7 @@ pub struct LiveProcesses;
 
 impl ProcessAccess for LiveProcesses {
     fn open(&self, pid: u32, mapping: &Mapping) -> io::Result<File> {
-        let is_mapped = |file: &File| {
-            file.metadata()
-                .is_ok_and(|file| file.is_file() && file.ino() == mapping.inode)
-        };
+        let is_mapped = |file: &File| file.metadata().is_ok_and(|file| file.is_file() && file.ino() == mapping.inode);
         if let Ok(file) = maps::open_file(pid, mapping)
             && is_mapped(&file)
         {
@@ -57,10 +54,7 @@ impl ProcessAccess for LiveProcesses {
         // The inode is not compared here: on overlay file systems it may differ, and this is the mapped file by definition.
         let file = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end))?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a device is mapped, expected a file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a device is mapped, expected a file"));
         }
         Ok(file)
     }
@@ -118,21 +112,13 @@ impl Image {
     /// How far `address`, which lies in a mapping from `start` that shows the file from byte `offset`, is from the
     /// address that the file itself gives it. Without headers the byte of the file stands in for that.
     pub(super) fn bias(&self, start: u64, offset: u64) -> u64 {
-        let known = self
-            .content
-            .as_ref()
-            .and_then(|content| content.layout.bias(start, offset));
+        let known = self.content.as_ref().and_then(|content| content.layout.bias(start, offset));
         known.unwrap_or_else(|| start.wrapping_sub(offset))
     }
 
     /// What the unwinder needs for a mapping of this file; `None` without unwind tables.
     pub(super) fn unwind_module(&self, range: Range<u64>, bias: u64) -> Option<Module<TableBytes>> {
-        let Content {
-            layout,
-            eh_frame,
-            eh_frame_hdr,
-            ..
-        } = self.content.as_ref()?;
+        let Content { layout, eh_frame, eh_frame_hdr, .. } = self.content.as_ref()?;
         let address = |piece: &Option<Piece>| piece.as_ref().map(|piece| piece.address.clone());
         let sections = ExplicitModuleSectionInfo {
             base_svma: layout.lowest_address(),
@@ -151,18 +137,10 @@ impl Image {
     /// The frame of code at `address` (the file's own).
     pub(super) fn frame(&self, address: u64) -> Frame {
         let name = self.content.as_ref().and_then(|content| {
-            let symbols = content
-                .symbols
-                .get_or_init(|| SymbolTable::read(&content.source, &content.layout));
+            let symbols = content.symbols.get_or_init(|| SymbolTable::read(&content.source, &content.layout));
             symbols.name(&content.source, address)
         });
-        let file_name = || {
-            self.path
-                .rsplit('/')
-                .next()
-                .filter(|name| !name.is_empty())
-                .unwrap_or("?")
-        };
+        let file_name = || self.path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("?");
         Frame {
             kind: FrameKind::Native,
             function: name.unwrap_or_else(|| format!("{}+{address:#x}", file_name())).into(),
@@ -175,33 +153,20 @@ impl Image {
 
     fn read(id: u32, path: Arc<str>, source: ElfSource) -> Result<Self, ElfError> {
         let layout = Layout::read(&source)?;
-        let limit = if layout.eh_frame_hdr.is_some() {
-            MAX_TABLE_BYTES
-        } else {
-            MAX_UNINDEXED_BYTES
-        };
+        let limit = if layout.eh_frame_hdr.is_some() { MAX_TABLE_BYTES } else { MAX_UNINDEXED_BYTES };
         let table = |piece: &Option<Piece>| piece.as_ref().and_then(|piece| table(&source, &piece.file, limit));
         let (eh_frame, eh_frame_hdr) = (table(&layout.eh_frame), table(&layout.eh_frame_hdr));
         Ok(Self {
             id,
             path,
             build_id: layout.build_id.as_str().into(),
-            content: Some(Content {
-                source,
-                layout,
-                eh_frame,
-                eh_frame_hdr,
-                symbols: OnceLock::new(),
-            }),
+            content: Some(Content { source, layout, eh_frame, eh_frame_hdr, symbols: OnceLock::new() }),
         })
     }
 }
 
 fn table(source: &ElfSource, bytes: &Range<u64>, limit: u64) -> Option<TableBytes> {
-    let size = bytes
-        .end
-        .checked_sub(bytes.start)
-        .filter(|size| (1..=limit).contains(size))?;
+    let size = bytes.end.checked_sub(bytes.start).filter(|size| (1..=limit).contains(size))?;
     if bytes.end > source.len().ok()? {
         return None;
     }
@@ -244,9 +209,7 @@ impl Images {
         }
         self.last_id = self.last_id.wrapping_add(1);
         let (id, path) = (self.last_id, path_text(mapping));
-        match source(access, pid, mapping)
-            .map_err(ElfError::from)
-            .and_then(|file| Image::read(id, path.clone(), file))
+        match source(access, pid, mapping).map_err(ElfError::from).and_then(|file| Image::read(id, path.clone(), file))
         {
             Ok(image) => {
                 let image = Arc::new(image);
@@ -256,12 +219,7 @@ impl Images {
                 }
                 image
             }
-            Err(_) => Arc::new(Image {
-                id,
-                path,
-                build_id: Arc::from(""),
-                content: None,
-            }),
+            Err(_) => Arc::new(Image { id, path, build_id: Arc::from(""), content: None }),
         }
     }
 }

@@ -46,10 +46,7 @@ impl SymbolTable {
     /// Reads the symbol tables that `layout` names. What cannot be read is left out.
     pub(super) fn read(source: &ElfSource, layout: &Layout) -> Self {
         let base = layout.lowest_address();
-        let mut table = Self {
-            base,
-            ..Self::default()
-        };
+        let mut table = Self { base, ..Self::default() };
         let mut sorted: Vec<Symbol> = Vec::new();
         for (index, section) in layout.symbols.iter().take(2).enumerate() {
             table.names[index] = section.names.clone();
@@ -60,14 +57,8 @@ impl SymbolTable {
                     return;
                 };
                 // `.dynsym` repeats what `.symtab` has.
-                if sorted[..known]
-                    .binary_search_by_key(&symbol.address, |other| other.address)
-                    .is_err()
-                {
-                    sorted.push(Symbol {
-                        name: symbol.name | second,
-                        ..symbol
-                    });
+                if sorted[..known].binary_search_by_key(&symbol.address, |other| other.address).is_err() {
+                    sorted.push(Symbol { name: symbol.name | second, ..symbol });
                 }
             });
             sorted.sort_unstable();
@@ -82,14 +73,11 @@ impl SymbolTable {
         let address = u32::try_from(address.checked_sub(self.base)?).ok()?;
         let behind = self.sorted.partition_point(|symbol| symbol.address <= address);
         let nearest = self.sorted[..behind].last()?.address;
-        let start = self.sorted[behind.saturating_sub(MAX_BACK)..behind]
-            .iter()
-            .rev()
-            .find(|symbol| {
-                // Hand-written code often has no size: it reaches to the next symbol.
-                let sizeless = symbol.size == 0 && symbol.address == nearest;
-                sizeless || address - symbol.address < symbol.size
-            })?;
+        let start = self.sorted[behind.saturating_sub(MAX_BACK)..behind].iter().rev().find(|symbol| {
+            // Hand-written code often has no size: it reaches to the next symbol.
+            let sizeless = symbol.size == 0 && symbol.address == nearest;
+            sizeless || address - symbol.address < symbol.size
+        })?;
         let first = self.sorted.partition_point(|symbol| symbol.address < start.address);
         self.sorted[first..]
             .iter()
@@ -103,14 +91,9 @@ impl SymbolTable {
 
     fn read_name(&self, source: &ElfSource, name: u32) -> Option<String> {
         let names = &self.names[usize::from(name & SECOND_TABLE != 0)];
-        let start = names
-            .start
-            .checked_add(u64::from(name & !SECOND_TABLE))
-            .filter(|start| *start < names.end)?;
+        let start = names.start.checked_add(u64::from(name & !SECOND_TABLE)).filter(|start| *start < names.end)?;
         let mut buffer = [0; MAX_MANGLED_BYTES];
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(names.end - start).unwrap_or(usize::MAX));
+        let wanted = buffer.len().min(usize::try_from(names.end - start).unwrap_or(usize::MAX));
         // Most names are short: the first piece is all that is touched.
         let mut done = 0;
         for piece in [256.min(wanted), wanted] {
@@ -134,25 +117,7 @@ struct Entry {
 
 impl Entry {
     fn parse(bytes: &[u8; ENTRY_BYTES]) -> Self {
-        let [
-            n0,
-            n1,
-            n2,
-            n3,
-            info,
-            _other,
-            s0,
-            s1,
-            v0,
-            v1,
-            v2,
-            v3,
-            v4,
-            v5,
-            v6,
-            v7,
-            z @ ..,
-        ] = *bytes;
+        let [n0, n1, n2, n3, info, _other, s0, s1, v0, v1, v2, v3, v4, v5, v6, v7, z @ ..] = *bytes;
         Self {
             name: u32::from_le_bytes([n0, n1, n2, n3]),
             info,
@@ -188,9 +153,7 @@ fn read_entries(source: &ElfSource, entries: &Range<u64>, mut each: impl FnMut(&
     let mut chunk = vec![0; ENTRY_BYTES * 1024];
     let mut offset = entries.start;
     while offset < entries.end {
-        let wanted = chunk
-            .len()
-            .min(usize::try_from(entries.end - offset).unwrap_or(usize::MAX));
+        let wanted = chunk.len().min(usize::try_from(entries.end - offset).unwrap_or(usize::MAX));
         let Ok(count) = source.read_at(&mut chunk[..wanted], offset) else {
             return;
         };
@@ -293,11 +256,7 @@ mod tests {
             let text = std::str::from_utf8(names).unwrap();
             text.find(&format!("\0{name}\0")).unwrap() as u32 + 1
         };
-        let symbol = |address, size, name: &str| Symbol {
-            address,
-            size,
-            name: at(name),
-        };
+        let symbol = |address, size, name: &str| Symbol { address, size, name: at(name) };
         let table = SymbolTable {
             base: 0x1000,
             sorted: Box::new([

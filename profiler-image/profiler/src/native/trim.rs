@@ -113,15 +113,7 @@ mod tests {
 
     #[test]
     fn cuts_the_tracing_only_at_the_leaf() {
-        assert_eq!(
-            tracing(&[
-                "bpf_prog_12_a",
-                "bpf_trace_run4",
-                "__traceiter_sched_switch",
-                "__schedule"
-            ]),
-            3
-        );
+        assert_eq!(tracing(&["bpf_prog_12_a", "bpf_trace_run4", "__traceiter_sched_switch", "__schedule"]), 3);
         assert_eq!(tracing(&["?", "?", "bpf_trace_run4", "__schedule"]), 3);
         assert_eq!(tracing(&["?", "?", "__schedule"]), 0);
         assert_eq!(tracing(&["__schedule", "bpf_trace_run4"]), 0);
@@ -141,22 +133,10 @@ mod tests {
 
     #[test]
     fn knows_the_scheduler() {
-        for name in [
-            "schedule",
-            "__schedule",
-            "schedule_timeout",
-            "schedule_hrtimeout_range_clock",
-            "io_schedule",
-        ] {
+        for name in ["schedule", "__schedule", "schedule_timeout", "schedule_hrtimeout_range_clock", "io_schedule"] {
             assert!(is_scheduler(name), "{name}");
         }
-        for name in [
-            "do_nanosleep",
-            "futex_wait_queue",
-            "schedule_work_on",
-            "rwsem_down_read_slowpath",
-            "pipe_read",
-        ] {
+        for name in ["do_nanosleep", "futex_wait_queue", "schedule_work_on", "rwsem_down_read_slowpath", "pipe_read"] {
             assert!(!is_scheduler(name), "{name}");
         }
     }

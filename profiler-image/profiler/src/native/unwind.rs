@@ -62,37 +62,24 @@ pub(super) struct AddressSpace {
 
 impl fmt::Debug for AddressSpace {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("AddressSpace")
-            .field("regions", &self.regions.len())
-            .finish_non_exhaustive()
+        formatter.debug_struct("AddressSpace").field("regions", &self.regions.len()).finish_non_exhaustive()
     }
 }
 
 impl AddressSpace {
     /// From the text of `/proc/PID/maps`.
     pub(super) fn new(maps: &[u8]) -> Self {
-        Self {
-            regions: parse_regions(maps),
-            unwinder: UnwinderNative::new(),
-            cache: CacheNative::new(),
-        }
+        Self { regions: parse_regions(maps), unwinder: UnwinderNative::new(), cache: CacheNative::new() }
     }
 
     /// A copy for a child process, which maps the same.
     pub(super) fn fork(&self) -> Self {
-        Self {
-            regions: self.regions.clone(),
-            unwinder: self.unwinder.clone(),
-            cache: CacheNative::new(),
-        }
+        Self { regions: self.regions.clone(), unwinder: self.unwinder.clone(), cache: CacheNative::new() }
     }
 
     /// Takes over new maps text; what did not change stays open. Whether there is code that was not there before.
     pub(super) fn refresh(&mut self, maps: &[u8]) -> bool {
-        let mut old = mem::replace(&mut self.regions, parse_regions(maps))
-            .into_iter()
-            .peekable();
+        let mut old = mem::replace(&mut self.regions, parse_regions(maps)).into_iter().peekable();
         let mut grown = false;
         for region in &mut self.regions {
             while let Some(gone) = old.next_if(|old| old.mapping.start < region.mapping.start) {
@@ -112,10 +99,7 @@ impl AddressSpace {
     }
 
     fn find(&self, address: u64) -> Option<usize> {
-        let index = self
-            .regions
-            .partition_point(|region| region.mapping.start <= address)
-            .checked_sub(1)?;
+        let index = self.regions.partition_point(|region| region.mapping.start <= address).checked_sub(1)?;
         (address < self.regions[index].mapping.end).then_some(index)
     }
 
@@ -159,9 +143,7 @@ impl AddressSpace {
         let mut beyond = false;
         let mut read = |address: u64| {
             let start = address.checked_sub(registers.sp).ok_or(())?;
-            let word = usize::try_from(start)
-                .ok()
-                .and_then(|start| stack.get(start..)?.first_chunk());
+            let word = usize::try_from(start).ok().and_then(|start| stack.get(start..)?.first_chunk());
             beyond |= word.is_none() && address.saturating_add(8) > stack_end;
             word.map(|bytes| u64::from_le_bytes(*bytes)).ok_or(())
         };
@@ -173,9 +155,7 @@ impl AddressSpace {
             if addresses.len() == MAX_FRAMES {
                 return UnwindEnd::Cut;
             }
-            let next = self
-                .unwinder
-                .unwind_frame(frame, &mut native, &mut self.cache, &mut read);
+            let next = self.unwinder.unwind_frame(frame, &mut native, &mut self.cache, &mut read);
             let failed = UnwindEnd::Failed(addresses.len() - 1);
             match next {
                 Ok(None) => return UnwindEnd::Root,
@@ -227,10 +207,7 @@ fn parse_regions(text: &[u8]) -> Vec<Region> {
         .into_iter()
         .filter(|mapping| mapping.executable)
         .take(MAX_REGIONS)
-        .map(|mapping| Region {
-            mapping,
-            code: Code::Unread,
-        })
+        .map(|mapping| Region { mapping, code: Code::Unread })
         .collect();
     regions.sort_by_key(|region| region.mapping.start);
     // Text read while it changed may list something twice.

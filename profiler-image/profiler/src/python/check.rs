@@ -48,8 +48,8 @@ fn settle_slot(
 ) -> Result<(), Refusal> {
     let by_id = group(threads);
     let usual = memory.u32(interpreter.runtime_address.wrapping_add(interpreter.offsets.auto_tss_key.into()))?;
-    let initialised =
-        memory.u32(interpreter.runtime_address.wrapping_add(interpreter.offsets.auto_tss_key.into()).wrapping_sub(4))?;
+    let initialised = memory
+        .u32(interpreter.runtime_address.wrapping_add(interpreter.offsets.auto_tss_key.into()).wrapping_sub(4))?;
     let mut keys = Vec::new();
     if initialised == 1 {
         keys.push((interpreter.offsets.auto_tss_key, usual));
@@ -144,12 +144,8 @@ fn check_one(
     code: u64,
     code_type: Option<u64>,
 ) -> Result<(), Refusal> {
-    let wrong = |check, expected: String, found| Refusal::SelfCheck {
-        version: interpreter.version,
-        check,
-        expected,
-        found,
-    };
+    let wrong =
+        |check, expected: String, found| Refusal::SelfCheck { version: interpreter.version, check, expected, found };
     let found = memory.u64(code.wrapping_add(OBJECT_TYPE.into()))?;
     let name = type_name(memory, found);
     // Another copy of the type may exist (copy relocation), so its name counts too.

@@ -151,7 +151,9 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
     };
     let fields = [code_first_line, code_version, code_filename, code_name];
     let in_reach = |field: &u16| {
-        *field >= code_flags && usize::from(field + 8 - code_flags) <= PythonLayout::MAX_CODE_READ && *field <= code_name
+        *field >= code_flags
+            && usize::from(field + 8 - code_flags) <= PythonLayout::MAX_CODE_READ
+            && *field <= code_name
     };
     if let Some(found) = fields.iter().find(|field| !in_reach(field)) {
         let expected = format!("fields between {code_flags} and {code_name}");

@@ -86,7 +86,8 @@ fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
     let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let mut files: Vec<&Mapping> = Vec::new();
     for mapping in mappings.iter().filter(|mapping| mapping.executable && mapping.path.is_some()) {
-        let same = |file: &&Mapping| (file.device, file.inode, &file.path) == (mapping.device, mapping.inode, &mapping.path);
+        let same =
+            |file: &&Mapping| (file.device, file.inode, &file.path) == (mapping.device, mapping.inode, &mapping.path);
         if !files.iter().any(same) {
             files.push(mapping);
         }
@@ -103,7 +104,9 @@ fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
 
 fn looks_like_python(mapping: &Mapping) -> bool {
     let name = mapping.file_name();
-    name.starts_with("python") || name.starts_with("libpython") || (name.contains("python") && !name.contains(".cpython-"))
+    name.starts_with("python")
+        || name.starts_with("libpython")
+        || (name.contains("python") && !name.contains(".cpython-"))
 }
 
 fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal> {
@@ -120,7 +123,8 @@ fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal
         Some(runtime) => Ok(Some(Candidate { mapping, runtime, version_address, code_type })),
         // Up to 3.6 there is no `_PyRuntime`.
         None if likely && get_version.is_some() => Err(Refusal::TooOld(
-            Version::from_path(mapping.file_name()).map_or("this CPython".into(), |version| format!("CPython {version}")),
+            Version::from_path(mapping.file_name())
+                .map_or("this CPython".into(), |version| format!("CPython {version}")),
         )),
         None => Ok(None),
     }
@@ -133,7 +137,9 @@ fn libraries(pid: u32, memory: &impl ReadMemory, mappings: &[Mapping]) -> Vec<Li
         return vec![Libc::musl()];
     }
     // Before 2.34 threads were in a library of their own.
-    let is_glibc = |name: &str| ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."].iter().any(|known| name.starts_with(known));
+    let is_glibc = |name: &str| {
+        ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."].iter().any(|known| name.starts_with(known))
+    };
     let described = code().filter(|mapping| is_glibc(mapping.file_name())).find_map(|mapping| {
         let image = elf::inspect(maps::open_file(pid, mapping).ok()?, mapping, &libc::GLIBC_SYMBOLS).ok()?;
         Libc::described_glibc(memory, &image)
@@ -166,7 +172,8 @@ fn settle(
         return Ok(interpreter);
     }
     let (versions, certain) = versions(memory, candidate, mappings)?;
-    let mut refusal = Refusal::UnknownVersion(format!("{}", candidate.mapping.path.clone().unwrap_or_default().display()));
+    let mut refusal =
+        Refusal::UnknownVersion(format!("{}", candidate.mapping.path.clone().unwrap_or_default().display()));
     for version in versions {
         let Some(known) = layout::known(version) else {
             return Err(match version.minor {

@@ -161,7 +161,8 @@ mod tests {
         let ours = |mapping: &&Mapping| mapping.path.as_deref() == Some(&executable);
         let mut tried = 0;
         for mapping in mappings.iter().filter(ours).filter(|mapping| mapping.executable) {
-            let image = inspect(File::open(&executable).unwrap(), mapping, &["missing", "AIPROF_ELF_TEST_SYMBOL"]).unwrap();
+            let image =
+                inspect(File::open(&executable).unwrap(), mapping, &["missing", "AIPROF_ELF_TEST_SYMBOL"]).unwrap();
             assert_eq!(image.symbols, [None, Some(&raw const AIPROF_ELF_TEST_SYMBOL as u64)]);
             assert_eq!(image.runtime_section, None);
             tried += 1;

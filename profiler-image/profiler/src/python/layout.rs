@@ -181,7 +181,12 @@ mod tests {
             let (layout, _) = known(Version::three(minor)).unwrap();
             assert!(usize::from(layout.frame_read) <= PythonLayout::MAX_FRAME_READ, "3.{minor}");
             assert!(usize::from(layout.code_name + 8 - layout.code_flags) <= PythonLayout::MAX_CODE_READ, "3.{minor}");
-            let ends = [layout.frame_code + 8, layout.frame_previous + 8, layout.frame_instruction + 4, layout.frame_owner + 1];
+            let ends = [
+                layout.frame_code + 8,
+                layout.frame_previous + 8,
+                layout.frame_instruction + 4,
+                layout.frame_owner + 1,
+            ];
             assert!(ends.iter().all(|end| *end <= layout.frame_read), "3.{minor}");
         }
         assert!([7, 13, 15].iter().all(|minor| known(Version::three(*minor)).is_none()));

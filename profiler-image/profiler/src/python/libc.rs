@@ -71,8 +71,9 @@ impl Libc {
     /// Where the slot of `key` is: [`PythonLayout::tsd_array`] and [`PythonLayout::tsd_slot`]. `None` if the key is out of reach.
     pub(super) fn slot(self, key: u32) -> Option<(i32, i32)> {
         match self {
-            Self::Glibc { first_block, to_thread_pointer } => (key < FIRST_BLOCK_SLOTS)
-                .then(|| (-1, first_block - to_thread_pointer + 16 * key as i32 + 8)),
+            Self::Glibc { first_block, to_thread_pointer } => {
+                (key < FIRST_BLOCK_SLOTS).then(|| (-1, first_block - to_thread_pointer + 16 * key as i32 + 8))
+            }
             Self::Musl { array, to_thread_pointer } => {
                 (key < MUSL_KEYS).then(|| (array - to_thread_pointer, 8 * key as i32))
             }

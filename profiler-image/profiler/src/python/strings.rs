@@ -45,7 +45,12 @@ pub(super) fn read(memory: &impl ReadMemory, offsets: &Offsets, address: u64) ->
     let mut text: String = match kind {
         1 if ascii && !bytes.is_ascii() => return Err(wrong()),
         1 => bytes.iter().map(|byte| char::from(*byte)).collect(),
-        2 => bytes.as_chunks().0.iter().map(|pair| character(u16::from_ne_bytes(*pair).into())).collect::<Result<_, _>>()?,
+        2 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|pair| character(u16::from_ne_bytes(*pair).into()))
+            .collect::<Result<_, _>>()?,
         _ => bytes.as_chunks().0.iter().map(|four| character(u32::from_ne_bytes(*four))).collect::<Result<_, _>>()?,
     };
     if wanted > bytes.len() {

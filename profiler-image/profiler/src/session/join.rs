@@ -1,9 +1,7 @@
 //! Joins the parts of a record: Python frames and native frames into one stack, stack and switch into one wait.
 
 use aiprof_capture::event::{Event, Sample, Stack, ThreadState, Wait, Waker};
-use aiprof_ebpf_types::{
-    MAX_STACK_BYTES, PythonStatus, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot,
-};
+use aiprof_ebpf_types::{MAX_STACK_BYTES, PythonStatus, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot};
 use syscalls::Sysno;
 
 use super::processes::Processes;
@@ -34,16 +32,24 @@ pub(super) struct Joiner {
 }
 
 impl Joiner {
-    /// A thread as it stands when the window opens. If it sleeps, its stack is read from outside; that it did not run meanwhile is checked.
-    pub(super) fn present(&mut self, thread: &ThreadSnapshot, opened_ns: u64, processes: &mut Processes, inputs: &mut Vec<Input>) {
+    /// A thread as it was found between the window's opening and `found_ns`. If it sleeps, its stack is read from outside;
+    /// that it did not run meanwhile is checked.
+    pub(super) fn found(
+        &mut self,
+        thread: &ThreadSnapshot,
+        opened_ns: u64,
+        found_ns: u64,
+        processes: &mut Processes,
+        inputs: &mut Vec<Input>,
+    ) {
         let ThreadSnapshot { pid, tid, .. } = *thread;
-        let wait = (thread.task_state != 0).then(|| wait(thread.task_state, thread.syscall));
-        let asleep = wait.is_some();
-        let input = |kind| Input { timestamp_ns: opened_ns, pid, tid, kind };
-        inputs.push(input(InputKind::Present(wait.map(ThreadState::Waiting))));
-        if !asleep {
+        let input = |timestamp_ns, kind| Input { timestamp_ns, pid, tid, kind };
+        inputs.push(input(opened_ns, InputKind::Present));
+        if thread.task_state == 0 {
             return;
         }
+        let wait = wait(thread.task_state, thread.syscall);
+        inputs.push(input(found_ns, InputKind::Found(ThreadState::Waiting(wait))));
         let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
         let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
         let python = processes.python.as_ref().and_then(|python| python.walk(pid, thread.thread_pointer));
@@ -58,9 +64,10 @@ impl Joiner {
             }
             None => (None, true),
         };
-        let copied = Copied { pid, registers: &thread.registers, stack: &stack, kernel: &thread.kernel_stack[..kernel_frames] };
+        let copied =
+            Copied { pid, registers: &thread.registers, stack: &stack, kernel: &thread.kernel_stack[..kernel_frames] };
         let observation = observe(copied, named.as_deref(), whole, true, processes);
-        inputs.push(input(InputKind::Stack(Box::new(observation))));
+        inputs.push(input(found_ns, InputKind::Stack(Box::new(observation))));
     }
 
     /// A switch, fork, exec or exit.
@@ -98,7 +105,8 @@ impl Joiner {
         let (pid, tid, timestamp_ns) = (header.pid, header.tid, header.timestamp_ns);
         self.unread += u64::from(record.python_status == PythonStatus::ReadFailed);
         self.cut += u64::from(record.python_status == PythonStatus::Cut);
-        let read = matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
+        let read =
+            matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
         let named = if read { processes.python.as_mut().and_then(|each| each.name(pid, &record.python)) } else { None };
         let whole = !matches!(record.python_status, PythonStatus::Cut | PythonStatus::ReadFailed);
         let is_sample = record.trigger == StackTrigger::Sample;
@@ -116,7 +124,10 @@ impl Joiner {
     pub(super) fn losses(&self) -> Vec<String> {
         let mut losses = Vec::new();
         if self.unread > 0 {
-            losses.push(format!("{} Python stacks end early because the target's memory could not be read there", self.unread));
+            losses.push(format!(
+                "{} Python stacks end early because the target's memory could not be read there",
+                self.unread
+            ));
         }
         if self.cut > 0 {
             losses.push(format!("{} Python stacks are deeper than 128 frames and are marked as cut", self.cut));

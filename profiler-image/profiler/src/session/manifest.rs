@@ -171,7 +171,8 @@ fn notes(session: &Session, end_reason: EndReason, counters: &Counters) -> Vec<S
 
 fn host() -> Host {
     let names = uname().ok();
-    let text = |value: Option<&std::ffi::OsStr>| value.map(|each| each.to_string_lossy().into_owned()).unwrap_or_default();
+    let text =
+        |value: Option<&std::ffi::OsStr>| value.map(|each| each.to_string_lossy().into_owned()).unwrap_or_default();
     Host {
         hostname: text(names.as_ref().map(|each| each.nodename())),
         kernel: text(names.as_ref().map(|each| each.release())),

@@ -169,16 +169,17 @@ impl Session {
     /// Opens the window.
     fn open(&mut self, request: &Request) -> Result<(), Failure> {
         self.programs.attach(request.frequency_hz)?;
-        let snapshot = self.programs.snapshot()?;
         self.opened = clock::snapshot();
         self.opened_at = Instant::now();
+        let snapshot = self.programs.snapshot()?;
+        let found_ns = clock::boottime_ns();
         self.events.push(Event::Clock(self.opened));
         self.processes.describe(&mut self.events);
         for thread in &snapshot {
             let name = process::thread_name(thread.pid, thread.tid);
             self.events.push(Event::Thread(Thread { pid: thread.pid, tid: thread.tid, name }));
             self.named.insert(thread.tid);
-            self.joiner.present(thread, self.opened.boottime_ns, &mut self.processes, &mut self.pending);
+            self.joiner.found(thread, self.opened.boottime_ns, found_ns, &mut self.processes, &mut self.pending);
         }
         progress(&Progress::Started {
             duration_ms: request.duration_ms,
@@ -239,6 +240,9 @@ impl Session {
             };
             self.records.thread_events += 1;
             self.processes.note(kind, &event, &mut self.programs, &mut self.events);
+            if event.timestamp_ns < self.opened.boottime_ns {
+                continue;
+            }
             self.joiner.thread_event(kind, &event, &mut self.pending);
         }
         while let Some(record) = self.stacks.next() {
@@ -246,6 +250,9 @@ impl Session {
                 self.torn_records += 1;
                 continue;
             };
+            if record.header.timestamp_ns < self.opened.boottime_ns {
+                continue;
+            }
             let is_sample = self.joiner.stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
             *(if is_sample { &mut self.records.samples } else { &mut self.records.switch_stacks }) += 1;
         }

@@ -79,7 +79,13 @@ impl Processes {
     }
 
     /// Follows a fork or exec; ends are noticed in [`Self::look_after`].
-    pub(super) fn note(&mut self, kind: ThreadEventKind, event: &ThreadEvent, programs: &mut Programs, events: &mut Vec<Event>) {
+    pub(super) fn note(
+        &mut self,
+        kind: ThreadEventKind,
+        event: &ThreadEvent,
+        programs: &mut Programs,
+        events: &mut Vec<Event>,
+    ) {
         let (pid, entry) = match kind {
             ThreadEventKind::Fork if event.other_pid != event.pid => (event.other_pid, Entry::Forked(event.pid)),
             ThreadEventKind::Exec => (event.pid, Entry::Exec),
@@ -99,7 +105,8 @@ impl Processes {
         let known = self.all.entry(pid).or_default();
         known.exited_after_ms = None;
         known.looks = 0;
-        known.name = if process::is_alive(pid) { process::name(pid) } else { parent_name.unwrap_or_else(|| process::name(pid)) };
+        known.name =
+            if process::is_alive(pid) { process::name(pid) } else { parent_name.unwrap_or_else(|| process::name(pid)) };
         known.admissions.insert(Kind::Cpu, self.cpu.enter(pid, entry, programs));
         self.ask_python(pid, entry, programs);
     }
@@ -124,7 +131,8 @@ impl Processes {
 
     /// Looks for ends, for new titles, and again for CPythons that were still starting.
     pub(super) fn look_after(&mut self, since_ms: u64, programs: &mut Programs, events: &mut Vec<Event>) {
-        let pids: Vec<u32> = self.all.iter().filter(|(_, known)| known.exited_after_ms.is_none()).map(|(pid, _)| *pid).collect();
+        let pids: Vec<u32> =
+            self.all.iter().filter(|(_, known)| known.exited_after_ms.is_none()).map(|(pid, _)| *pid).collect();
         for pid in pids {
             if !process::is_alive(pid) {
                 self.end(pid, since_ms, programs);
@@ -147,7 +155,10 @@ impl Processes {
             }
             if waiting {
                 self.ask_python(pid, Entry::Chosen, programs);
-                if !matches!(self.all.get(&pid).and_then(|each| each.admissions.get(&Kind::Python)), Some(Admission::Nothing | Admission::Later(_))) {
+                if !matches!(
+                    self.all.get(&pid).and_then(|each| each.admissions.get(&Kind::Python)),
+                    Some(Admission::Nothing | Admission::Later(_))
+                ) {
                     self.tell(pid);
                 }
             }

@@ -38,7 +38,8 @@ pub(super) fn choose(request: &Request) -> Result<Vec<u32>, Failure> {
     let parent = process::parent(id());
     let others = process::list().into_iter().filter(|listed| listed.pid != id() && listed.pid != parent);
     if request.processes.is_empty() {
-        let python = others.filter(|listed| !matches!(python::detect(listed.pid, &ProcessMemory::open(listed.pid)), Ok(None)));
+        let python =
+            others.filter(|listed| !matches!(python::detect(listed.pid, &ProcessMemory::open(listed.pid)), Ok(None)));
         return some_or(python.map(|listed| listed.pid).collect(), "no process that runs CPython can be seen");
     }
     some_or(

@@ -37,8 +37,10 @@ impl Input {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum InputKind {
-    /// The thread is there, in this state, maybe since long before.
-    Present(Option<ThreadState>),
+    /// The thread is there, and nothing is known of it.
+    Present,
+    /// The thread was found in this state, maybe since long before.
+    Found(ThreadState),
     /// The thread has just been made and waits for a CPU.
     Created,
     /// It got a CPU.
@@ -101,8 +103,9 @@ impl Timeline {
             python: PythonTrack::new(pid, tid),
         });
         match kind {
-            InputKind::Present(state) => thread.state.assume(state),
-            InputKind::Created => thread.state.assume(Some(ThreadState::Runnable { preempted: false, waker: None })),
+            InputKind::Present => {}
+            InputKind::Found(state) => thread.state.assume(state),
+            InputKind::Created => thread.state.assume(ThreadState::Runnable { preempted: false, waker: None }),
             InputKind::SwitchIn { cpu, wake_ns, waker } => {
                 self.inconsistencies += u64::from(!thread.state.switch_in(at, cpu, wake_ns, waker, out));
                 thread.python.resumed(at);

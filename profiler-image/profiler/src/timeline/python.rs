@@ -54,7 +54,12 @@ impl PythonTrack {
         for call in &stack[common..] {
             self.open.push(call.code);
             let function = Arc::clone(&call.frame);
-            out.push(Event::PythonBegin(PythonBegin { timestamp_ns: changed_ns, pid: self.pid, tid: self.tid, function }));
+            out.push(Event::PythonBegin(PythonBegin {
+                timestamp_ns: changed_ns,
+                pid: self.pid,
+                tid: self.tid,
+                function,
+            }));
         }
         self.held_ns = at_ns;
         self.parked = leaving;

@@ -19,9 +19,9 @@ impl StateTrack {
         Self { pid, tid, since_ns, state: None, stack: None }
     }
 
-    /// Takes a state that the thread has had since before it was first seen.
-    pub(super) fn assume(&mut self, state: Option<ThreadState>) {
-        self.state = state;
+    /// Takes the state that the thread was found in, unless a record has told of it meanwhile: that is nearer.
+    pub(super) fn assume(&mut self, state: ThreadState) {
+        self.state.get_or_insert(state);
     }
 
     /// The stack at which the coming or present wait began.
@@ -46,7 +46,11 @@ impl StateTrack {
             Some(ThreadState::Waiting(_)) => {
                 // A wake-up may overtake the switch it ends: then there was no wait at all.
                 if let Some(woken_ns) = wake_ns {
-                    self.change(woken_ns.clamp(self.since_ns, at_ns), ThreadState::Runnable { preempted: false, waker }, out);
+                    self.change(
+                        woken_ns.clamp(self.since_ns, at_ns),
+                        ThreadState::Runnable { preempted: false, waker },
+                        out,
+                    );
                 }
             }
             None => self.state = Some(ThreadState::Runnable { preempted: false, waker: None }),

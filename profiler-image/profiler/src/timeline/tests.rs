@@ -78,7 +78,7 @@ fn expect(events: &[Event], wanted: &[(u64, u64, &str)]) {
 fn states_follow_each_other_without_gaps() {
     let (events, inconsistencies) = run(
         vec![
-            (100, InputKind::Present(Some(ThreadState::Waiting(wait("futex"))))),
+            (100, InputKind::Found(ThreadState::Waiting(wait("futex")))),
             (150, switch_in(Some(140))),
             (170, switch_out(None)),
             (180, switch_in(None)),
@@ -102,27 +102,50 @@ fn states_follow_each_other_without_gaps() {
 
 #[test]
 fn a_thread_of_unknown_state_is_told_by_its_first_switch() {
-    expect(&run(vec![(100, InputKind::Present(None)), (130, switch_out(Some("poll")))], 140).0, &[
-        (100, 130, "running"),
-        (130, 140, "poll"),
-    ]);
-    expect(&run(vec![(100, InputKind::Present(None)), (130, switch_in(None))], 140).0, &[
-        (100, 130, "runnable"),
-        (130, 140, "running"),
-    ]);
-    expect(&run(vec![(100, InputKind::Present(None))], 140).0, &[(100, 140, "running")]);
+    expect(
+        &run(vec![(100, InputKind::Present), (130, switch_out(Some("poll")))], 140).0,
+        &[(100, 130, "running"), (130, 140, "poll")],
+    );
+    expect(
+        &run(vec![(100, InputKind::Present), (130, switch_in(None))], 140).0,
+        &[(100, 130, "runnable"), (130, 140, "running")],
+    );
+    expect(&run(vec![(100, InputKind::Present)], 140).0, &[(100, 140, "running")]);
+}
+
+#[test]
+fn a_record_tells_more_than_the_state_a_thread_was_found_in() {
+    let found = InputKind::Found(ThreadState::Waiting(wait("futex")));
+    expect(
+        &run(vec![(100, InputKind::Present), (110, switch_in(None)), (120, found.clone())], 140).0,
+        &[(100, 110, "runnable"), (110, 140, "running")],
+    );
+    expect(
+        &run(vec![(100, InputKind::Present), (120, found), (130, switch_in(Some(125)))], 140).0,
+        &[(100, 125, "futex"), (125, 130, "runnable"), (130, 140, "running")],
+    );
 }
 
 #[test]
 fn a_wake_up_that_overtakes_the_switch_makes_no_wait() {
-    let steps = vec![(100, InputKind::Created), (110, switch_in(None)), (120, switch_out(Some("futex"))), (125, switch_in(Some(119)))];
-    expect(&run(steps, 130).0, &[(100, 110, "runnable"), (110, 120, "running"), (120, 125, "runnable"), (125, 130, "running")]);
+    let steps = vec![
+        (100, InputKind::Created),
+        (110, switch_in(None)),
+        (120, switch_out(Some("futex"))),
+        (125, switch_in(Some(119))),
+    ];
+    expect(
+        &run(steps, 130).0,
+        &[(100, 110, "runnable"), (110, 120, "running"), (120, 125, "runnable"), (125, 130, "running")],
+    );
 }
 
 #[test]
 fn lost_switches_are_counted_and_leave_no_gap() {
-    let (events, inconsistencies) =
-        run(vec![(100, switch_in(None)), (110, switch_in(None)), (120, switch_out(None)), (130, switch_out(None))], 140);
+    let (events, inconsistencies) = run(
+        vec![(100, switch_in(None)), (110, switch_in(None)), (120, switch_out(None)), (130, switch_out(None))],
+        140,
+    );
     expect(&events, &[(100, 110, "running"), (110, 120, "running"), (120, 130, "preempted"), (130, 140, "preempted")]);
     assert_eq!(inconsistencies, 2);
 }
@@ -133,18 +156,31 @@ fn the_wait_carries_its_stack() {
     let mut out = Vec::new();
     let frame = Arc::new(Frame { function: "futex_wait".into(), ..Frame::default() });
     let stack = Stack { frames: [frame].into(), cut: false };
-    let seen = Observation { stack: stack.clone(), python: None, leaving: true, wait_function: Some("futex_wait".into()) };
-    for (timestamp_ns, kind) in [(10, switch_in(None)), (20, switch_out(Some("futex"))), (20, InputKind::Stack(Box::new(seen))), (30, switch_in(Some(28)))] {
+    let seen =
+        Observation { stack: stack.clone(), python: None, leaving: true, wait_function: Some("futex_wait".into()) };
+    for (timestamp_ns, kind) in [
+        (10, switch_in(None)),
+        (20, switch_out(Some("futex"))),
+        (20, InputKind::Stack(Box::new(seen))),
+        (30, switch_in(Some(28))),
+    ] {
         timeline.push(Input { timestamp_ns, pid: PID, tid: TID, kind }, &mut out);
     }
-    let found: Vec<_> = out.iter().filter_map(|each| match each { Event::State(slice) => slice.stack.clone(), _ => None }).collect();
+    let found: Vec<_> = out
+        .iter()
+        .filter_map(|each| match each {
+            Event::State(slice) => slice.stack.clone(),
+            _ => None,
+        })
+        .collect();
     assert_eq!(found, [stack]);
     assert!(out.iter().any(|each| matches!(each, Event::State(slice) if matches!(&slice.state, ThreadState::Waiting(wait) if wait.kernel_function.as_deref() == Some("futex_wait")))));
 }
 
 #[test]
 fn python_slices_change_in_the_middle_between_sightings() {
-    let (events, _) = run(vec![(100, sighting(&["main", "work"], false)), (120, sighting(&["main", "rest"], false))], 150);
+    let (events, _) =
+        run(vec![(100, sighting(&["main", "work"], false)), (120, sighting(&["main", "rest"], false))], 150);
     assert_eq!(python(&events), ["100+main", "100+work", "110-", "110+rest", "150-", "150-"]);
 }
 
@@ -165,6 +201,9 @@ fn python_slices_hold_through_a_wait() {
 
 #[test]
 fn recursion_makes_one_slice_a_call_and_exec_ends_them_all() {
-    let (events, _) = run(vec![(100, sighting(&["f", "f", "f"], false)), (110, sighting(&["f", "f"], false)), (120, InputKind::Exec)], 130);
+    let (events, _) = run(
+        vec![(100, sighting(&["f", "f", "f"], false)), (110, sighting(&["f", "f"], false)), (120, InputKind::Exec)],
+        130,
+    );
     assert_eq!(python(&events), ["100+f", "100+f", "100+f", "105-", "120-", "120-"]);
 }

@@ -22,7 +22,9 @@ pub(crate) fn python(minor: u8) -> Option<PathBuf> {
         let folders = std::fs::read_dir(root.join("versions")).ok()?;
         let mut found: Vec<_> = folders
             .filter_map(|folder| Some(folder.ok()?.path()))
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("3.{minor}."))))
+            .filter(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("3.{minor}.")))
+            })
             .map(|path| path.join(format!("bin/python3.{minor}")))
             .filter(|path| path.exists())
             .collect();
