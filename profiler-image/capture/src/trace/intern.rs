@@ -45,6 +45,8 @@ pub(super) struct Interner {
     known_bytes: usize,
     /// By frames, outermost first.
     callstacks: HashMap<Box<[u64]>, u64>,
+    /// Texts of callstacks that slices show, by callstack.
+    stack_texts: HashMap<u64, u64>,
     markers: HashMap<&'static str, u64>,
     used_bytes: usize,
     fresh: proto::InternedData,
@@ -150,6 +152,17 @@ impl Interner {
             iid
         };
         self.frame_ids = ids;
+        iid
+    }
+
+    /// The number of the text of a stack, of which [`Self::callstack`] gave the number.
+    pub(super) fn stack_text(&mut self, callstack: u64, stack: &Stack) -> u64 {
+        if let Some(iid) = self.stack_texts.get(&callstack) {
+            return *iid;
+        }
+        let iid = self.annotation_value(&names::stack_text(stack, MAX_STRING));
+        self.used_bytes += ENTRY_BYTES;
+        self.stack_texts.insert(callstack, iid);
         iid
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | clock | a clock snapshot; all times are `CLOCK_BOOTTIME`, Perfetto's own |
 //! | process, thread | a track descriptor each |
-//! | state | a slice of the thread's child track "State": its name says what, its annotations the rest, its callstack where |
+//! | state | a slice of the thread's child track "State": its name says what, its annotations the rest |
 //! | Python begin, end | nested slices of the thread's child track "Python" |
 //! | sample | a perf sample with a callstack |
 //!

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::event::{Frame, FrameKind, ThreadState};
+use crate::event::{Frame, FrameKind, Stack, ThreadState};
 
 /// `trusted_packet_sequence_id` of all packets.
 pub(super) const SEQUENCE: u32 = 1;
@@ -42,6 +42,10 @@ pub(super) mod annotation {
     pub(in super::super) const SYSCALL: &str = "syscall";
     pub(in super::super) const KERNEL_FUNCTION: &str = "kernel_function";
     pub(in super::super) const UNINTERRUPTIBLE: &str = "uninterruptible";
+    pub(in super::super) const STACK: &str = "stack";
+    /// Number of the interned callstack that [`STACK`] shows. The field for it in track events (56) is an error to trace
+    /// processors that do not know it yet, such as v52.
+    pub(in super::super) const CALLSTACK: &str = "callstack_iid";
     pub(in super::super) const FILE: &str = "file";
     pub(in super::super) const LINE: &str = "line";
 }
@@ -63,6 +67,24 @@ pub(super) fn frame_name(frame: &Frame) -> Cow<'_, str> {
         Some(suffix) => format!("{}{suffix}", frame.function).into(),
         None => Cow::Borrowed(&frame.function),
     }
+}
+
+/// A stack as text, for the eye: a line for each frame, leaf first, until `limit` bytes are passed.
+pub(super) fn stack_text(stack: &Stack, limit: usize) -> String {
+    let mut text = String::new();
+    for frame in &*stack.frames {
+        if text.len() >= limit {
+            return text;
+        }
+        text.push_str(&frame_name(frame));
+        if frame.kind == FrameKind::Python && frame.line != 0 {
+            text.push(':');
+            text.push_str(&frame.line.to_string());
+        }
+        text.push('\n');
+    }
+    text.push_str(if stack.cut { STACK_CUT } else { "" });
+    text
 }
 
 /// Undoes [`frame_name`].
@@ -152,6 +174,23 @@ mod tests {
             assert_eq!(frame_name(&frame), name);
             assert_eq!(function_of(name, frame.kind, &frame.file), &*frame.function);
         }
+    }
+
+    #[test]
+    fn a_stack_reads_from_leaf_to_root() {
+        let mut python = frame(FrameKind::Python, "get", "/lib/queue.py");
+        python.line = 171;
+        let stack = Stack {
+            frames: [frame(FrameKind::Kernel, "do_futex", ""), python]
+                .map(Into::into)
+                .into(),
+            cut: true,
+        };
+        assert_eq!(
+            stack_text(&stack, 4096),
+            "do_futex [k]\nget (queue.py):171\n[stack cut]"
+        );
+        assert_eq!(stack_text(&stack, 5), "do_futex [k]\n");
     }
 
     #[test]

@@ -166,8 +166,6 @@ pub(super) struct TrackEvent {
     pub(super) name_iid: Option<u64>,
     #[prost(uint64, optional, tag = "11")]
     pub(super) track_uuid: Option<u64>,
-    #[prost(uint64, optional, tag = "56")]
-    pub(super) callstack_iid: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

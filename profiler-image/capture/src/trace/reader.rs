@@ -198,13 +198,17 @@ impl<R: Read> TraceReader<R> {
     fn begin_state(&self, start_ns: u64, track: Track, event: &TrackEvent) -> Result<StateSlice, TraceError> {
         let tables = self.tables()?;
         let name = tables.event_name(event.name_iid.unwrap_or_default())?;
-        let stack = event.callstack_iid.map(|iid| tables.callstack(iid)).transpose()?;
+        let annotations = Annotations::of(event, tables)?;
+        let stack = match annotations.get(annotation::CALLSTACK) {
+            Some(Value::Number(iid)) => Some(tables.callstack(*iid)?),
+            _ => None,
+        };
         Ok(StateSlice {
             pid: track.pid,
             tid: track.tid,
             start_ns,
             end_ns: start_ns,
-            state: state(name, &Annotations::of(event, tables)?),
+            state: state(name, &annotations),
             stack: stack.cloned(),
         })
     }

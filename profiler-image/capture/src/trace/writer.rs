@@ -275,13 +275,23 @@ impl TraceWriter {
 
     fn state(&mut self, slice: &StateSlice) {
         let track_uuid = self.child_track(TrackKind::State, slice.pid, slice.tid);
-        let callstack_iid = slice.stack.as_ref().map(|stack| self.callstack(stack));
+        let mut debug_annotations = self.state_annotations(&slice.state);
+        if let Some(stack) = &slice.stack {
+            let callstack = self.callstack(stack);
+            debug_annotations.push(proto::DebugAnnotation {
+                string_value_iid: Some(self.interner.stack_text(callstack, stack)),
+                ..self.annotation(annotation::STACK)
+            });
+            debug_annotations.push(proto::DebugAnnotation {
+                uint_value: Some(callstack),
+                ..self.annotation(annotation::CALLSTACK)
+            });
+        }
         let begin = proto::TrackEvent {
             r#type: Some(proto::SLICE_BEGIN),
             track_uuid: Some(track_uuid),
             name_iid: Some(self.interner.event_name(&names::state_name(&slice.state))),
-            debug_annotations: self.state_annotations(&slice.state),
-            callstack_iid,
+            debug_annotations,
         };
         self.event(slice.start_ns, begin);
         self.end_slice(slice.end_ns.max(slice.start_ns), track_uuid);
@@ -324,7 +334,6 @@ impl TraceWriter {
                 self.text(annotation::FILE, &function.file),
                 self.number(annotation::LINE, function.line),
             ],
-            callstack_iid: None,
         };
         self.event(begin.timestamp_ns, event);
     }
