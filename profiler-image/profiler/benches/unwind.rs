@@ -1,5 +1,7 @@
 //! What it costs to turn a copied stack into frames: one of CPython, about fifty native frames, from 16 KiB.
 
+#![allow(missing_docs, reason = "criterion makes public functions")]
+
 #[path = "../tests/native_support/mod.rs"]
 mod native_support;
 
@@ -23,7 +25,7 @@ fn unwind(criterion: &mut Criterion) {
     let stack = native();
     assert!(stack.is_whole());
     criterion.bench_function(&format!("cpython/{} frames", stack.frames.len()), |bencher| {
-        bencher.iter(&mut native)
+        bencher.iter(&mut native);
     });
 
     let kernel = KernelSymbols::load();

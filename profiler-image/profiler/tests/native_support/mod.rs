@@ -1,5 +1,11 @@
 //! Real processes to unwind: children that are stopped where they wait, what is copied of them, and gdb's view of them.
-#![allow(dead_code, reason = "each test and benchmark uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "shared by tests and benchmarks, of which each uses its part"
+)]
 
 use std::{
     fs::{self, File},
@@ -47,13 +53,13 @@ impl Target {
         assert!(self.output.read_line(&mut line).unwrap() > 0, "the target ended");
         let start = Instant::now();
         loop {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-            if stat.rsplit_once(") ").unwrap().1.starts_with('S') {
+            let state = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            if state.rsplit_once(") ").unwrap().1.starts_with('S') {
                 return;
             }
             assert!(
                 start.elapsed() < Duration::from_secs(20),
-                "the target does not come to rest: {stat}"
+                "the target does not come to rest: {state}"
             );
             std::thread::sleep(Duration::from_millis(5));
         }
