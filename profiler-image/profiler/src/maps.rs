@@ -1,7 +1,7 @@
 //! A process's memory mappings (`/proc/PID/maps`), and how to open the files behind them.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     os::unix::ffi::OsStringExt,
@@ -124,12 +124,12 @@ fn unescape(name: &[u8]) -> PathBuf {
             rest = tail;
         }
     }
-    PathBuf::from(std::ffi::OsString::from_vec(path))
+    PathBuf::from(OsString::from_vec(path))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, os::unix::ffi::OsStrExt};
 
     use super::*;
 
