@@ -1,5 +1,7 @@
 //! What it costs to turn a copied stack into frames: one of CPython, about fifty native frames, from 16 KiB.
 
+#![allow(missing_docs, reason = "criterion makes public functions")]
+
 #[path = "../tests/native_support/mod.rs"]
 mod native_support;
 
@@ -22,7 +24,9 @@ fn unwind(criterion: &mut Criterion) {
     let mut native = || stacks.native(target.pid(), black_box(&snapshot.registers), black_box(&snapshot.stack));
     let stack = native();
     assert!(stack.is_whole());
-    criterion.bench_function(&format!("cpython/{} frames", stack.frames.len()), |bencher| bencher.iter(&mut native));
+    criterion.bench_function(&format!("cpython/{} frames", stack.frames.len()), |bencher| {
+        bencher.iter(&mut native);
+    });
 
     let kernel = KernelSymbols::load();
     let mut stacks = Stacks::with(Box::new(LiveProcesses), kernel);

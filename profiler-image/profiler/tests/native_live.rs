@@ -2,16 +2,12 @@
 
 mod native_support;
 
-use std::{collections::HashMap, fs, io, process::Command, sync::Arc};
+use std::{fs, process::Command, sync::Arc};
 
 use aiprof_capture::event::{Frame, FrameKind};
-use aiprof_ebpf_types::UserRegisters;
-use aiprof_profiler::{
-    maps::Mapping,
-    native::{
-        KernelSymbols, LiveProcesses, MAX_FRAMES, NativeStack, ProcessAccess, ProcessChange, Stacks, UnwindEnd,
-        merge::{Part, merge},
-    },
+use aiprof_profiler::native::{
+    KernelSymbols, LiveProcesses, NativeStack, ProcessChange, Stacks, UnwindEnd,
+    merge::{Part, merge},
 };
 use native_support::{DEEP_PYTHON, Snapshot, Target, compile, python};
 
@@ -37,7 +33,11 @@ fn compare_with_gdb(target: &Target) -> NativeStack {
     for (index, (frame, (address, name))) in ours.frames.iter().zip(&gdb).enumerate() {
         // Mappings start at pages: the last twelve bits are the same in file and memory.
         let lookup = address - u64::from(index > 0);
-        assert_eq!(frame.address & 0xfff, lookup & 0xfff, "frame {index}: {frame:?}, gdb: {address:#x} {name}");
+        assert_eq!(
+            frame.address & 0xfff,
+            lookup & 0xfff,
+            "frame {index}: {frame:?}, gdb: {address:#x} {name}"
+        );
         if name.is_empty() || frame.function.contains('+') {
             // Without .symtab gdb names a static function after the one before it.
             continue;
@@ -53,7 +53,12 @@ fn compare_with_gdb(target: &Target) -> NativeStack {
                 .trim_end_matches("_impl")
                 .to_owned()
         };
-        assert_eq!(plain(&frame.function), plain(name), "frame {index} of {:#?}\ngdb: {gdb:#?}", names(&ours));
+        assert_eq!(
+            plain(&frame.function),
+            plain(name),
+            "frame {index} of {:#?}\ngdb: {gdb:#?}",
+            names(&ours)
+        );
     }
     ours
 }
@@ -88,9 +93,11 @@ fn c_without_frame_pointers() {
 #[test]
 fn c_at_a_fixed_address_and_static() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, flags) in
-        [("fixed", &["-no-pie"][..]), ("static", &["-static"]), ("bare", &["-no-pie", "-Wl,--no-eh-frame-hdr"])]
-    {
+    for (name, flags) in [
+        ("fixed", &["-no-pie"][..]),
+        ("static", &["-static"]),
+        ("bare", &["-no-pie", "-Wl,--no-eh-frame-hdr"]),
+    ] {
         let mut target = Target::start(&mut Command::new(compile(folder.path(), name, NESTED, flags)));
         target.wait_until_parked();
         let stack = compare_with_gdb(&target);
@@ -109,7 +116,11 @@ fn cpython_merged() {
         target.wait_until_parked();
         let stack = compare_with_gdb(&target);
         assert!(stack.frames.len() >= 20, "{:#?}", names(&stack));
-        let calls = stack.frames.iter().filter(|frame| frame.function.starts_with("_PyEval_EvalFrameDefault")).count();
+        let calls = stack
+            .frames
+            .iter()
+            .filter(|frame| frame.function.starts_with("_PyEval_EvalFrameDefault"))
+            .count();
         // From 3.11 on, Python calls Python within one evaluator: only calls from C begin another.
         assert_eq!(calls, if version == "3.9" { 11 } else { 3 }, "{:#?}", names(&stack));
         if version == "3.9" {
@@ -132,21 +143,46 @@ fn cpython_merged() {
         let frames: Vec<(Arc<Frame>, bool)> = functions
             .iter()
             .map(|name| {
-                let frame = Frame { kind: FrameKind::Python, function: (*name).into(), ..Frame::default() };
+                let frame = Frame {
+                    kind: FrameKind::Python,
+                    function: (*name).into(),
+                    ..Frame::default()
+                };
                 (Arc::new(frame), entries.contains(name))
             })
             .collect();
-        let merged = merge(&[], Part { frames: &stack.frames, whole: true }, Part { frames: &frames, whole: true });
+        let merged = merge(
+            &[],
+            Part {
+                frames: &stack.frames,
+                whole: true,
+            },
+            Part {
+                frames: &frames,
+                whole: true,
+            },
+        );
         let merged: Vec<_> = merged.iter().map(|frame| &*frame.function).collect();
         let place = |wanted: &str| {
-            merged.iter().position(|name| *name == wanted).unwrap_or_else(|| panic!("{wanted}: {merged:#?}"))
+            merged
+                .iter()
+                .position(|name| *name == wanted)
+                .unwrap_or_else(|| panic!("{wanted}: {merged:#?}"))
         };
         assert!(
-            !merged.iter().any(|name| name.starts_with("_PyEval_Eval") || name.starts_with("PyObject_Vectorcall")),
+            !merged
+                .iter()
+                .any(|name| name.starts_with("_PyEval_Eval") || name.starts_with("PyObject_Vectorcall")),
             "{merged:#?}"
         );
-        assert!(place("park") < place("<lambda>") && place("<lambda>") < place("by_sort"), "{merged:#?}");
-        assert!((place("<lambda>")..place("by_sort")).any(|index| merged[index].contains("sort")), "{merged:#?}");
+        assert!(
+            place("park") < place("<lambda>") && place("<lambda>") < place("by_sort"),
+            "{merged:#?}"
+        );
+        assert!(
+            (place("<lambda>")..place("by_sort")).any(|index| merged[index].contains("sort")),
+            "{merged:#?}"
+        );
         assert!(
             place("Meter.__call__") < place("slot_tp_call") && place("slot_tp_call") < place("main"),
             "{merged:#?}"
@@ -191,7 +227,11 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
     target.wait_until_parked();
     let Snapshot { registers, stack } = target.snapshot(STACK_BYTES);
     let stale = stacks.native(pid, &registers, &stack);
-    assert!(stale.refresh && matches!(stale.end, UnwindEnd::Failed(_)), "{:?}", names(&stale));
+    assert!(
+        stale.refresh && matches!(stale.end, UnwindEnd::Failed(_)),
+        "{:?}",
+        names(&stale)
+    );
     assert!(!stacks.native(pid, &registers, &stack).refresh, "asked twice at once");
 
     stacks.process_changed(pid, ProcessChange::Maps(&target.maps()));
@@ -205,7 +245,13 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
     stacks.process_changed(1_000_000, ProcessChange::Exit);
     let again = stacks.native(1_000_000, &registers, &stack);
     assert_eq!(again, fresh);
-    assert!(again.frames.iter().zip(&fresh.frames).all(|(again, fresh)| Arc::ptr_eq(again, fresh)));
+    assert!(
+        again
+            .frames
+            .iter()
+            .zip(&fresh.frames)
+            .all(|(again, fresh)| Arc::ptr_eq(again, fresh))
+    );
 
     // Another program: nothing of the old one is left.
     stacks.process_changed(pid, ProcessChange::Exec(b""));
@@ -216,7 +262,12 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
 fn a_library_deleted_and_replaced_keeps_its_own_names() {
     let folder = tempfile::tempdir().unwrap();
     let library = compile(folder.path(), "liblate.so", LIBRARY, &["-shared", "-fPIC"]);
-    let other = compile(folder.path(), "other.so", &LIBRARY.replace("hidden", "impostor"), &["-shared", "-fPIC"]);
+    let other = compile(
+        folder.path(),
+        "other.so",
+        &LIBRARY.replace("hidden", "impostor"),
+        &["-shared", "-fPIC"],
+    );
     let late = compile(folder.path(), "late", LATE, &[]);
     let mut target = Target::start(Command::new(late).arg(&library).arg(&other));
     target.wait_until_parked();
@@ -226,7 +277,11 @@ fn a_library_deleted_and_replaced_keeps_its_own_names() {
     stacks.process_changed(target.pid(), ProcessChange::Maps(&target.maps()));
     let Snapshot { registers, stack } = target.snapshot(STACK_BYTES);
     let stack = stacks.native(target.pid(), &registers, &stack);
-    let hidden = stack.frames.iter().find(|frame| frame.file.ends_with("/liblate.so")).expect("a frame of it");
+    let hidden = stack
+        .frames
+        .iter()
+        .find(|frame| frame.file.ends_with("/liblate.so"))
+        .expect("a frame of it");
     // map_files needs a capability; without it the library is known by its path only.
     if fs::read_dir(format!("/proc/{}/map_files", target.pid())).is_ok() {
         assert_eq!(&*hidden.function, "hidden", "{:?}", names(&stack));
@@ -247,150 +302,12 @@ fn short_copies_are_cut() {
     for length in (0..2048).step_by(8) {
         let part = stacks.native(target.pid(), &registers, &stack[..length]);
         assert!(whole.frames.starts_with(&part.frames), "{length}: {:?}", names(&part));
-        let wanted = if part.frames.len() == whole.frames.len() { UnwindEnd::Root } else { UnwindEnd::Cut };
+        let wanted = if part.frames.len() == whole.frames.len() {
+            UnwindEnd::Root
+        } else {
+            UnwindEnd::Cut
+        };
         assert_eq!(part.end, wanted, "{length}: {:?}", names(&part));
         assert!(!part.refresh);
     }
-}
-
-/// A process whose files are what a test says.
-struct Made(HashMap<u64, Vec<u8>>);
-
-impl ProcessAccess for Made {
-    fn open(&self, _pid: u32, mapping: &Mapping) -> io::Result<fs::File> {
-        let content = self.0.get(&mapping.inode).ok_or(io::ErrorKind::PermissionDenied)?;
-        let mut file = tempfile::tempfile()?;
-        io::Write::write_all(&mut file, content)?;
-        Ok(file)
-    }
-
-    fn read_memory(&self, _pid: u32, _address: u64, _buffer: &mut [u8]) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-}
-
-/// A small generator of numbers (xorshift64*), so that a failure can be had again.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
-#[test]
-fn unreadable_files_are_known_by_path() {
-    let mut stacks = Stacks::with(Box::new(Made(HashMap::new())), KernelSymbols::default());
-    let maps = b"7f0000001000-7f0000002000 r-xp 00001000 08:01 7 /opt/libfoo.so\n7f0000003000-7f0000004000 r-xp 00000000 00:00 0 \n";
-    stacks.process_changed(1, ProcessChange::Maps(maps));
-    let mut ask = |ip| stacks.native(1, &UserRegisters { ip, ..UserRegisters::default() }, &[]).frames[0].clone();
-    let frame = ask(0x7f00_0000_1234);
-    assert_eq!((&*frame.function, &*frame.file, frame.address), ("libfoo.so+0x1234", "/opt/libfoo.so", 0x1234));
-    assert_eq!(&*ask(0x7f00_0000_3010).function, "[anonymous code]");
-    assert_eq!(&*ask(0x10).function, "[unknown]");
-}
-
-#[test]
-fn garbage_neither_panics_nor_loops() {
-    let libc = fs::read_to_string("/proc/self/maps").unwrap();
-    let libc = libc
-        .lines()
-        .find_map(|line| line.split_ascii_whitespace().last().filter(|path| path.contains("libc.so")))
-        .unwrap();
-    let libc = fs::read(libc).unwrap();
-    let mut numbers = Numbers(0x1234_5678_9abc_def1);
-    for round in 0..60 {
-        // The first rounds: garbage stacks over a sound file; then broken files.
-        let mut file = libc.clone();
-        if round >= 20 {
-            for _ in 0..1 << numbers.below(14) {
-                let end = if numbers.below(2) == 0 { 4096 } else { file.len() as u64 };
-                let place = numbers.below(end) as usize;
-                file[place] = numbers.next() as u8;
-            }
-            // Headers point at it, so it decides most.
-            let place = 0x18 + numbers.below(0x40 - 0x18) as usize;
-            file[place] ^= 1 << numbers.below(8);
-        }
-        if round >= 40 {
-            file.truncate(numbers.below(file.len() as u64) as usize);
-        }
-        let mut stacks = Stacks::with(Box::new(Made(HashMap::from([(7, file)]))), KernelSymbols::default());
-        let maps = b"7f0000000000-7f0000200000 r-xp 00000000 08:01 7 /opt/libc.so\n7f0000300000-7f0000400000 rwxp 00000000 00:00 0 \n";
-        stacks.process_changed(1, ProcessChange::Maps(maps));
-        for _ in 0..300 {
-            let mut word = || match numbers.below(4) {
-                0 => 0x7f00_0000_0000 + numbers.below(0x40_0000),
-                1 => 0x7ffe_0000_0000 + numbers.below(0x4000),
-                2 => numbers.next(),
-                _ => numbers.below(16),
-            };
-            let registers = UserRegisters { ip: word(), sp: word(), fp: word(), lr: word() };
-            let stack: Vec<u8> = (0..word() % 2048).flat_map(|_| word().to_le_bytes()).collect();
-            let stack = stacks.native(1, &registers, &stack);
-            assert!((1..=MAX_FRAMES).contains(&stack.frames.len()));
-            assert!(stack.frames.iter().all(|frame| !frame.function.is_empty()));
-        }
-    }
-}
-
-#[test]
-fn a_large_library_takes_little_memory() {
-    let Some((library, address, name)) = large_library() else {
-        eprintln!("not checked: rustc's driver library is not there");
-        return;
-    };
-    let text = format!("7f0000000000-7f0020000000 r-xp 00000000 08:01 7 {}\n", library.display());
-    let mut stacks = Stacks::with(Box::new(OneFile(library)), KernelSymbols::default());
-    stacks.process_changed(1, ProcessChange::Maps(text.as_bytes()));
-    let before = resident_bytes();
-    let registers = UserRegisters { ip: 0x7f00_0000_0000 + address, ..UserRegisters::default() };
-    let stack = stacks.native(1, &registers, &[]);
-    assert!(!stack.frames[0].function.contains("+0x"), "{name} at {address:#x}: {}", stack.frames[0].function);
-    let grown = resident_bytes().saturating_sub(before);
-    eprintln!("{} kB more resident", grown >> 10);
-    // 165,000 symbols at 12 bytes, and what the unwinder touched of 6 MB of tables. Other tests run beside this one.
-    assert!(grown < 16 << 20, "{grown} bytes");
-}
-
-struct OneFile(std::path::PathBuf);
-
-impl ProcessAccess for OneFile {
-    fn open(&self, _pid: u32, _mapping: &Mapping) -> io::Result<fs::File> {
-        fs::File::open(&self.0)
-    }
-
-    fn read_memory(&self, _pid: u32, _address: u64, _buffer: &mut [u8]) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-}
-
-/// The largest library at hand, with the address and the name of one of its functions.
-fn large_library() -> Option<(std::path::PathBuf, u64, String)> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    let folder = std::path::Path::new(std::str::from_utf8(&output.stdout).ok()?.trim()).join("lib");
-    let library = fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("librustc_driver")))?;
-    let symbols = Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output().ok()?;
-    let text = String::from_utf8(symbols.stdout).ok()?;
-    let function = text.lines().find_map(|line| {
-        let (address, name) = line.split_once(" T ")?;
-        Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
-    });
-    function.map(|(address, name)| (library, address, name))
-}
-
-fn resident_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }

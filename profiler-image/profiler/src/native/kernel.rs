@@ -123,16 +123,11 @@ impl KernelSymbols {
         let mut frames: Vec<Arc<Frame>> = Vec::with_capacity(found.len());
         for symbol in found {
             let frame = match symbol {
+                // Symbols are fewer than 2^32, see MAX_SYMBOLS.
                 Some(index) => {
-                    let name = self.name_at(index);
-                    match self.frames.get(&(index as u32)) {
-                        Some(frame) => frame.clone(),
-                        None => {
-                            let frame = kernel_frame(name);
-                            self.frames.insert(index as u32, frame.clone());
-                            frame
-                        }
-                    }
+                    let known = self.frames.get(&(index as u32)).cloned();
+                    let frame = known.unwrap_or_else(|| kernel_frame(self.name_at(index)));
+                    self.frames.entry(index as u32).or_insert(frame).clone()
                 }
                 None => self.unknown.get_or_insert_with(|| kernel_frame("[kernel]")).clone(),
             };

@@ -38,13 +38,21 @@ impl PythonStackFrame for (Arc<Frame>, bool) {
 }
 
 /// A part of a stack, leaf first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Part<'a, F> {
     /// Frames.
     pub frames: &'a [F],
     /// Whether no outer frame is missing.
     pub whole: bool,
 }
+
+impl<F> Clone for Part<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Part<'_, F> {}
 
 /// The merged stack, leaf first; see the module's description.
 #[must_use]

@@ -37,7 +37,7 @@ const MAX_CACHED_FRAMES: usize = 1 << 16;
 /// Ended processes that are still known, for records that were under way when they ended.
 const MAX_ENDED: usize = 32;
 const FIRST_REFRESH_DELAY: Duration = Duration::from_millis(100);
-const LAST_REFRESH_DELAY: Duration = Duration::from_secs(60);
+const LAST_REFRESH_DELAY: Duration = Duration::from_mins(1);
 
 /// What happened to a process. Texts are those of `/proc/PID/maps`.
 #[derive(Clone, Copy, Debug)]

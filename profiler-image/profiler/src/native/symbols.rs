@@ -161,7 +161,9 @@ fn read_entries(source: &ElfSource, entries: &Range<u64>, mut each: impl FnMut(&
         if whole.is_empty() {
             return;
         }
-        whole.iter().for_each(|entry| each(&Entry::parse(entry)));
+        for entry in whole {
+            each(&Entry::parse(entry));
+        }
         offset = offset.saturating_add((whole.len() * ENTRY_BYTES) as u64);
     }
 }
@@ -240,9 +242,8 @@ mod tests {
         let mut mangled = String::from("_Z1fI1AIiiE");
         let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
         mangled.push_str("S_IS0_S0_E");
-        for index in 1..30 {
-            let last = digits[index] as char;
-            mangled.push_str(&format!("S_IS{last}_S{last}_E"));
+        for last in digits[1..30].iter().map(|digit| char::from(*digit)) {
+            mangled.extend(["S_IS", &last.to_string(), "_S", &last.to_string(), "_E"]);
         }
         mangled.push_str("Evv");
         let name = demangle(&mangled);
