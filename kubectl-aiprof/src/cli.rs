@@ -1,6 +1,11 @@
 //! The command line: clap's structs and what each of them means in plain `…Props`. No logic of any command is here.
 
-use std::{ffi::OsString, io::Write, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use aiprof_capture::request::Dimension;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
@@ -44,8 +49,12 @@ Examples:
   # The same for ten seconds at most, to a file of my choice
   kubectl aiprof record --local -d 10s -o before.aiprof.tar.gz -- python3 server.py
 
-Exit codes: 0 all that was asked was captured; 1 failed; 2 wrong usage; 3 an archive was written, but
-something asked for is missing or partial; 130 given up by a second Ctrl-C.";
+Exit codes:
+  0    all that was asked was captured
+  1    failed
+  2    wrong usage
+  3    an archive was written, but something asked for is missing or partial
+  130  given up by a second Ctrl-C";
 
 const OPEN_EXAMPLES: &str = "\
 Examples:
@@ -235,8 +244,10 @@ fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 }
 
 /// Writes the completion script of `shell`.
-pub fn write_completion(shell: Shell, output: &mut dyn Write) {
-    clap_complete::generate(shell, &mut Cli::command(), "kubectl-aiprof", output);
+pub fn write_completion(shell: Shell, output: &mut dyn Write) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kubectl-aiprof", &mut script);
+    output.write_all(&script)
 }
 
 impl RecordArgs {

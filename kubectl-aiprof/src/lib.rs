@@ -54,7 +54,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
         Invocation::Completion(shell) => {
-            cli::write_completion(shell, &mut std::io::stdout());
+            cli::write_completion(shell, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
     }

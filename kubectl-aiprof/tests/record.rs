@@ -79,8 +79,12 @@ fn a_process_is_recorded_into_an_archive() {
         "{}",
         done.stdout
     );
-    assert!(done.stderr.contains("recording 1 processes"), "{}", done.stderr);
-    let archive = Archive::open(&folder.path().join("sleep.aiprof.tar.gz")).unwrap();
+    assert!(
+        done.stderr.contains("recording 1 process, 1 thread for 0.3 s"),
+        "{}",
+        done.stderr
+    );
+    let archive = Archive::open(folder.path().join("sleep.aiprof.tar.gz")).unwrap();
     assert_eq!(archive.manifest().end_reason, EndReason::Duration);
     assert_eq!(archives(folder.path()), ["sleep.aiprof.tar.gz"]);
 }
@@ -114,7 +118,7 @@ fn a_program_runs_with_its_own_streams_once_the_window_is_open() {
     let started = done.stderr.find("\"event\":\"started\"").unwrap();
     assert!(started < done.stderr.find("oops").unwrap(), "{}", done.stderr);
     assert!(done.stderr.contains("exit status: 3"), "{}", done.stderr);
-    let archive = Archive::open(&folder.path().join("sh.aiprof.tar.gz")).unwrap();
+    let archive = Archive::open(folder.path().join("sh.aiprof.tar.gz")).unwrap();
     assert_eq!(archive.manifest().end_reason, EndReason::TargetExited);
 }
 
@@ -286,7 +290,7 @@ fn the_first_ctrl_c_keeps_the_capture() {
         signal(&child, end_signal);
         assert_eq!(child.wait().unwrap().code(), Some(0));
         end(target);
-        let archive = Archive::open(&folder.path().join("x.aiprof.tar.gz")).unwrap();
+        let archive = Archive::open(folder.path().join("x.aiprof.tar.gz")).unwrap();
         assert_eq!(archive.manifest().end_reason, EndReason::Stopped);
     }
 }

@@ -144,22 +144,41 @@ async fn show(props: &OpenProps, trace: File) -> Result<(), OpenError> {
     let address = listener.local_addr().map_err(OpenError::Machine)?;
     let answers = TraceAnswers::new(origin, &trace_name(&props.archive)).map_err(OpenError::Machine)?;
     let link = link(&ui, address, answers.path());
-    if props.browser && open::that_detached(&link).is_ok() {
-        println!("Opening {link}");
-        println!(
-            "If the browser asks whether the page may reach this machine, allow it: that is how it gets the trace."
-        );
-    } else if props.browser {
-        println!("No browser could be started: open this link yourself:\n{link}");
-    } else {
-        println!("{link}");
-    }
+    // Nobody may read it, but a browser comes all the same.
+    let _ = io::stdout().write_all(announcement(&link, props.browser).as_bytes());
     eprintln!("Waiting for the UI to fetch the trace (Ctrl-C to end)");
     tokio::select! {
         () = server::serve(listener, answers, trace, site) => eprintln!("The UI has the trace"),
-        _ = tokio::signal::ctrl_c() => {}
+        () = end_asked() => {}
     }
     Ok(())
+}
+
+/// What is told of the link; starts the browser.
+fn announcement(link: &str, browser: bool) -> String {
+    if !browser {
+        return format!("{link}\n");
+    }
+    match open::that_detached(link) {
+        Ok(()) => format!(
+            "Opening {link}\n\
+             If the browser asks whether the page may reach this machine, allow it: that is how it gets the trace.\n"
+        ),
+        Err(_) => format!("No browser could be started: open this link yourself:\n{link}\n"),
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM: `record`, which may have run before, took both from their usual meaning.
+async fn end_asked() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        return;
+    }
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 async fn listen(port: u16) -> Result<TcpListener, OpenError> {

@@ -15,7 +15,7 @@ pub mod summary;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -251,12 +251,13 @@ fn keep(
     display.clear();
     let missing = match torn {
         Some(why) => vec![why],
-        None => summary::missing(&manifest),
+        None => summary::missing(&manifest, spool.bytes()),
     };
     for sentence in &missing {
         tell(display, sentence);
     }
-    print!("{}", summary::summary(path, bytes, &manifest));
+    // Nobody may read it; the archive is written all the same.
+    let _ = io::stdout().write_all(summary::summary(path, bytes, &manifest).as_bytes());
     Ok(Recorded::Archive {
         path: path.to_owned(),
         code: if missing.is_empty() { 0 } else { EXIT_PARTIAL },

@@ -50,7 +50,11 @@ impl Display {
     #[must_use]
     pub fn new(mode: ProgressMode) -> Self {
         match mode {
-            ProgressMode::Auto if std::io::stderr().is_terminal() => Self::Bar(ProgressBar::new_spinner()),
+            ProgressMode::Auto if std::io::stderr().is_terminal() => {
+                let style = ProgressStyle::with_template("starting the profiler")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner());
+                Self::Bar(ProgressBar::new_spinner().with_style(style))
+            }
             ProgressMode::Auto | ProgressMode::Plain => Self::Plain {
                 next_ms: PLAIN_INTERVAL_MS,
                 duration_ms: None,
@@ -113,9 +117,9 @@ fn show_on_bar(bar: &ProgressBar, progress: &Progress) {
             let template = match duration_ms {
                 Some(milliseconds) => {
                     bar.set_length(*milliseconds);
-                    "recording [{bar:24}] {prefix}  {msg}"
+                    "recording [{bar:16}] {prefix}  {wide_msg}"
                 }
-                None => "recording {spinner} {prefix}  {msg}",
+                None => "recording {spinner} {prefix}  {wide_msg}",
             };
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
@@ -169,11 +173,20 @@ fn sentence(progress: &Progress) -> Option<String> {
                 Some(milliseconds) => format!("for {}", seconds(*milliseconds)),
                 None => "until it ends or Ctrl-C".to_owned(),
             };
-            format!("recording {processes} processes, {threads} threads {until}")
+            format!(
+                "recording {}, {} {until}",
+                counted(*processes, "process", "processes"),
+                counted(*threads, "thread", "threads")
+            )
         }
         Progress::Finishing { reason } => format!("writing the archive: {}", reason_words(*reason)),
         Progress::Tick { .. } | Progress::Error { .. } => return None,
     })
+}
+
+/// `1 process`, `2 processes`.
+fn counted(count: u32, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Why a window closed, in words.

@@ -13,9 +13,9 @@ use super::{progress::reason_words, session::printable};
 /// The most processes that are listed.
 const MAX_PROCESSES: usize = 10;
 
-/// What is missing of what was asked, one sentence each; empty when nothing is.
+/// What is missing of what was asked, one sentence each; empty when nothing is. The trace is of `trace_bytes`.
 #[must_use]
-pub fn missing(manifest: &Manifest) -> Vec<String> {
+pub fn missing(manifest: &Manifest, trace_bytes: u64) -> Vec<String> {
     let mut missing = Vec::new();
     for dimension in &manifest.request.collect {
         let name = dimension.name();
@@ -37,6 +37,10 @@ pub fn missing(manifest: &Manifest) -> Vec<String> {
     }
     if manifest.processes.is_empty() {
         missing.push("no process was seen".to_owned());
+    }
+    let streams = &manifest.streams;
+    if trace_bytes == 0 || !streams.is_empty() && streams.values().all(|stream| stream.records == 0) {
+        missing.push("the capture is empty: nothing was recorded in its window".to_owned());
     }
     missing
 }
@@ -108,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_complete_capture_misses_nothing() {
-        assert_eq!(missing(&manifest()), Vec::<String>::new());
+        assert_eq!(missing(&manifest(), 1), Vec::<String>::new());
     }
 
     #[test]
@@ -116,8 +120,8 @@ mod tests {
         let mut manifest = manifest();
         manifest.dimensions.clear();
         manifest.processes.clear();
-        let missing = missing(&manifest);
-        assert_eq!(missing.len(), 3, "{missing:?}");
+        let missing = missing(&manifest, 0);
+        assert_eq!(missing.len(), 4, "{missing:?}");
         assert!(missing[0].starts_with("no python:"));
     }
 

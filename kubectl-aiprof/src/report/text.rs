@@ -177,8 +177,12 @@ fn threads(process: &ProcessReport, top: usize) -> String {
     if delay.count > 0 {
         let _ = writeln!(
             text,
-            "  Waited for a CPU {} times ({} preempted): mean {}, longest {}.",
-            delay.count,
+            "  Waited for a CPU {} ({} preempted): mean {}, longest {}.",
+            if delay.count == 1 {
+                "once".to_owned()
+            } else {
+                format!("{} times", delay.count)
+            },
             delay.preempted_count,
             duration(delay.mean_ns),
             duration(delay.longest_ns),

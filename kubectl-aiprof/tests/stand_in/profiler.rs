@@ -89,7 +89,7 @@ fn capture(behaviour: &str, request: &Request, target: u32, lines: &Receiver<Str
             }
         }
         "flood" => loop {
-            send(&encoder.frame(FrameKind::Trace, &[0; 64 << 10]));
+            send(&encoder.frame(FrameKind::Trace, &vec![0; 64 << 10]));
         },
         _ => {}
     }

@@ -113,7 +113,7 @@ PROCESS 42 server.py, CPython 3.12.1
 
   TID  THREAD   RUNNING         RUNNABLE          WAITING         MOSTLY FOR
    43  worker  100.0 ms  25.0%   50.0 ms  12.5%  250.0 ms  62.5%  epoll_wait
-  Waited for a CPU 1 times (1 preempted): mean 50.0 ms, longest 50.0 ms.
+  Waited for a CPU once (1 preempted): mean 50.0 ms, longest 50.0 ms.
 
   PYTHON FUNCTIONS BY SELF TIME
      SELF            TOTAL          FUNCTION
