@@ -1,7 +1,5 @@
 //! What is written is read again; what is torn or hostile is refused.
 
-#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
-
 use std::{io::Write, sync::Arc};
 
 use prost::Message;
@@ -188,7 +186,7 @@ fn an_event_of_an_undescribed_thread_makes_no_thread_event() {
 
 #[test]
 fn interning_starts_anew_when_full_and_stays_bounded() {
-    let events: Vec<Event> = (0..60_000)
+    let events: Vec<Event> = (0..20_000)
         .map(|index| {
             let frames = (0..4)
                 .map(|depth| python(&format!("function_{index}_{depth}"), depth))
@@ -201,7 +199,7 @@ fn interning_starts_anew_when_full_and_stays_bounded() {
         .iter()
         .filter(|packet| packet.sequence_flags == Some(proto::STATE_CLEARED))
         .count();
-    assert!((5..50).contains(&resets), "{resets} states");
+    assert!((3..20).contains(&resets), "{resets} states");
     assert_eq!(read(&bytes).unwrap(), events);
 }
 
