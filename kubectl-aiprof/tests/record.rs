@@ -7,6 +7,7 @@ mod common;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -16,7 +17,7 @@ use std::{
 use aiprof_capture::{archive::Archive, manifest::Outcome, progress::EndReason, request::Dimension};
 use common::{finish, folder, plugin, record};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
@@ -284,14 +285,45 @@ fn the_first_ctrl_c_keeps_the_capture() {
         let mut child = record(folder.path(), "whole")
             .args(["--progress", "json", "--pid", &pid, "-d", "1h", "-o", "x.aiprof.tar.gz"])
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap();
         wait_for_event(&mut child, "tick");
-        signal(&child, end_signal);
+        // As a terminal does it: every process of the group hears it.
+        killpg(Pid::from_raw(child.id().cast_signed()), end_signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0));
         end(target);
         let archive = Archive::open(folder.path().join("x.aiprof.tar.gz")).unwrap();
         assert_eq!(archive.manifest().end_reason, EndReason::Stopped);
+    }
+}
+
+#[test]
+fn ctrl_c_before_the_window_opens_gives_up() {
+    let folder = folder();
+    let mut child = record(folder.path(), "slow")
+        .args(["--progress", "json", "--", "touch", "ran"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_event(&mut child, "process");
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(archives(folder.path()), [""; 0]);
+    assert!(!folder.path().join("ran").exists());
+}
+
+#[test]
+fn the_archive_belongs_to_the_user_who_called_sudo() {
+    let folder = folder();
+    let mut command = record(folder.path(), "whole");
+    let done = finish(command.env("SUDO_UID", "1").env("SUDO_GID", "2").args(["--", "true"]));
+    assert_eq!(done.code, 0, "{done:?}");
+    let archive = fs::metadata(folder.path().join("true.aiprof.tar.gz")).unwrap();
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        assert_eq!((archive.uid(), archive.gid()), (1, 2));
+    } else {
+        assert_ne!(archive.uid(), 1);
     }
 }
 

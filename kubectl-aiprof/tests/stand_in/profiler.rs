@@ -1,6 +1,6 @@
 //! A stand-in for the profiler: it speaks the protocol and profiles nothing. What it sends is made up.
 //!
-//! `STAND_IN` says how it behaves: `whole` (the default), `partial`, `dies`, `corrupt`, `speechless`, `flood`, `newer`.
+//! `STAND_IN` says how it behaves: `whole` (the default), `partial`, `dies`, `corrupt`, `speechless`, `slow`, `flood`, `newer`.
 //! `STAND_IN_LOG` names a file to which it writes why it ended.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
@@ -68,6 +68,11 @@ fn capture(behaviour: &str, request: &Request, target: u32, lines: &Receiver<Str
         name: "server.py".to_owned(),
         python: python.clone(),
     });
+    if behaviour == "slow" {
+        // Until the plugin goes.
+        while lines.recv().is_ok() {}
+        return ExitCode::FAILURE;
+    }
     say(&Progress::Started {
         duration_ms: request.duration_ms,
         processes: 1,
