@@ -56,6 +56,14 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The profiler that ran last in a folder has ended.
+fn assert_no_profiler(folder: &Path) {
+    let pid = fs::read_to_string(folder.join("pid")).unwrap();
+    // It is killed, and then waited for by whoever inherits it: a zombie no longer runs.
+    let runs = || fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"));
+    wait_for("the profiler has ended", || !runs());
+}
+
 fn archives(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -158,6 +166,7 @@ fn a_program_that_does_not_exist_is_an_error_and_leaves_nothing() {
         "{}",
         done.stderr
     );
+    assert_no_profiler(folder.path());
     assert_eq!(archives(folder.path()), [""; 0]);
 }
 
@@ -209,6 +218,7 @@ fn a_damaged_stream_ends_the_capture_and_the_profiler() {
         "{}",
         done.stderr
     );
+    assert_no_profiler(folder.path());
     assert_eq!(archives(folder.path()), ["sleep.aiprof.tar.gz"]);
 }
 
@@ -309,6 +319,7 @@ fn ctrl_c_before_the_window_opens_gives_up() {
     wait_for_event(&mut child, "process");
     signal(&child, Signal::SIGINT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_no_profiler(folder.path());
     assert_eq!(archives(folder.path()), [""; 0]);
     assert!(!folder.path().join("ran").exists());
 }
@@ -343,6 +354,7 @@ fn the_second_ctrl_c_gives_up() {
     signal(&child, Signal::SIGINT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     end(target);
+    assert_no_profiler(folder.path());
     assert_eq!(archives(folder.path()), [""; 0]);
 }
 
@@ -384,6 +396,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         return;
     }
     let done = finish(record(folder.path(), "flood").args(["--", "sleep", "60"]));
+    assert_no_profiler(folder.path());
     let left = archives(folder.path());
     assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
     assert_eq!(done.code, 1, "{done:?}");

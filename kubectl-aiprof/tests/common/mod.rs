@@ -39,6 +39,7 @@ pub(crate) fn record(folder: &Path, behaviour: &str) -> Command {
     let mut command = plugin(folder);
     command
         .env("STAND_IN", behaviour)
+        .env("STAND_IN_PID", folder.join("pid"))
         .env("AIPROF_PROFILER", stand_in())
         .args(["record", "--local"]);
     command

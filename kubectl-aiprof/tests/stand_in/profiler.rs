@@ -1,7 +1,7 @@
 //! A stand-in for the profiler: it speaks the protocol and profiles nothing. What it sends is made up.
 //!
 //! `STAND_IN` says how it behaves: `whole` (the default), `partial`, `dies`, `corrupt`, `speechless`, `slow`, `flood`, `newer`.
-//! `STAND_IN_LOG` names a file to which it writes why it ended.
+//! `STAND_IN_LOG` names a file to which it writes why it ended, `STAND_IN_PID` one for its process id.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         Some("--stdio"),
         "the profiler is called with --stdio"
     );
+    if let Some(path) = env::var_os("STAND_IN_PID") {
+        fs::write(path, std::process::id().to_string()).unwrap();
+    }
     let behaviour = env::var("STAND_IN").unwrap_or_default();
     if behaviour == "speechless" {
         eprintln!("something is wrong here");
