@@ -41,6 +41,7 @@ pub(super) const SW_CPU_CLOCK: i32 = 1;
 pub(super) const ORDER_EXPLICIT: i32 = 3;
 
 #[derive(Clone, PartialEq, Message)]
+#[expect(clippy::struct_field_names, reason = "Perfetto's names")]
 pub(super) struct TracePacket {
     #[prost(message, optional, tag = "6")]
     pub(super) clock_snapshot: Option<ClockSnapshot>,

@@ -1,0 +1,377 @@
+//! The command line: clap's structs and what each of them means in plain `…Props`. No logic of any command is here.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use aiprof_capture::request::Dimension;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap_complete::Shell;
+
+use crate::{
+    open::{OpenProps, UiSource},
+    record::{ProgressMode, RecordProps, Target},
+    report::{OutputFormat, ReportProps},
+};
+
+/// How long a capture is when nobody says.
+const DEFAULT_DURATION: Duration = Duration::from_secs(30);
+/// The longest capture: a trace of a day is more than any reader opens.
+const MAX_DURATION: Duration = Duration::from_hours(24);
+/// The shortest: below it nothing would be sampled.
+const MIN_DURATION: Duration = Duration::from_millis(100);
+
+const EXAMPLES: &str = "\
+Examples:
+  # Record a Python process of this machine for 30 seconds
+  kubectl aiprof record --local --pid 4242
+
+  # Show in the Perfetto UI what it did
+  kubectl aiprof open server.aiprof.tar.gz
+
+  # Sum it up
+  kubectl aiprof report server.aiprof.tar.gz";
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  # Record process 4242 of this machine for ten seconds
+  kubectl aiprof record --local --pid 4242 --duration 10s
+
+  # Record every Python process whose command line contains \"uvicorn\", and show the result
+  kubectl aiprof record --local --process uvicorn --open
+
+  # Start a program and record it from its first instruction until it ends
+  kubectl aiprof record --local -- python3 server.py
+
+  # The same for ten seconds at most, to a file of my choice
+  kubectl aiprof record --local -d 10s -o before.aiprof.tar.gz -- python3 server.py
+
+Exit codes:
+  0    all that was asked was captured
+  1    failed
+  2    wrong usage
+  3    an archive was written, but something asked for is missing or partial
+  130  given up by a second Ctrl-C";
+
+const OPEN_EXAMPLES: &str = "\
+Examples:
+  # Show a capture in https://ui.perfetto.dev; it never leaves this machine
+  kubectl aiprof open server.aiprof.tar.gz
+
+  # Only print the link
+  kubectl aiprof open server.aiprof.tar.gz --no-browser
+
+  # Use a Perfetto UI of my own: a folder that holds it, or where it runs
+  kubectl aiprof open server.aiprof.tar.gz --ui ./perfetto-ui
+  kubectl aiprof open server.aiprof.tar.gz --ui https://perfetto.example.com";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  # Where the time went: threads, functions, waits
+  kubectl aiprof report server.aiprof.tar.gz
+
+  # The thirty top rows of each table
+  kubectl aiprof report server.aiprof.tar.gz --top 30
+
+  # For scripts
+  kubectl aiprof report server.aiprof.tar.gz -o json";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  # Bash, for this shell
+  source <(kubectl aiprof completion bash)
+
+  # Zsh, for every shell
+  kubectl aiprof completion zsh > \"${fpath[1]}/_kubectl-aiprof\"";
+
+/// Profile a running Python process: what every thread did, on one timeline.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-aiprof", bin_name = "kubectl aiprof", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Record(RecordArgs),
+    Open(OpenArgs),
+    Report(ReportArgs),
+    Completion(CompletionArgs),
+}
+
+/// Record what a process does into an archive.
+#[derive(Debug, Args)]
+#[command(after_help = RECORD_EXAMPLES)]
+struct RecordArgs {
+    /// What to record in a cluster: not in this version, which records with --local only.
+    #[arg(value_name = "TARGET")]
+    target: Option<String>,
+    /// Record processes of this machine.
+    #[arg(long)]
+    local: bool,
+    /// Record the process with this id; may be given more than once.
+    #[arg(long = "pid", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pids: Vec<u32>,
+    /// Record the Python processes whose name or command line contains this; may be given more than once.
+    #[arg(long = "process", value_name = "PATTERN", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    processes: Vec<String>,
+    /// How long, such as 30s, 1m30s or 500ms [default: 30s; for a COMMAND, until it ends].
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// What to record, separated by commas: python, cpu.
+    #[arg(
+        long,
+        value_name = "DIMENSIONS",
+        value_delimiter = ',',
+        default_value = "python,cpu",
+        hide_possible_values = true
+    )]
+    collect: Vec<CollectArg>,
+    /// Samples a second of each busy CPU.
+    #[arg(long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    frequency: u32,
+    /// Where to write the archive [default: NAME.aiprof.tar.gz in this folder].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show the result in the Perfetto UI.
+    #[arg(long)]
+    open: bool,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value_t = ProgressArg::Auto)]
+    progress: ProgressArg,
+    /// The profiler to run instead of the one that this binary carries.
+    #[arg(long, value_name = "PATH", env = "AIPROF_PROFILER", hide = true)]
+    profiler: Option<PathBuf>,
+    /// A program to start and to record, after `--`.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CollectArg {
+    Python,
+    Cpu,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProgressArg {
+    /// Bars on a terminal, else plain lines.
+    Auto,
+    /// Plain lines.
+    Plain,
+    /// One JSON object a line on standard error.
+    Json,
+    /// Errors only.
+    None,
+}
+
+/// Show the trace of an archive in the Perfetto UI.
+#[derive(Debug, Args)]
+#[command(after_help = OPEN_EXAMPLES)]
+struct OpenArgs {
+    /// What `record` wrote.
+    archive: PathBuf,
+    /// Port of 127.0.0.1 from which the UI fetches the trace; <https://ui.perfetto.dev> may use 9001 only.
+    #[arg(long, default_value_t = 9001)]
+    port: u16,
+    /// Another Perfetto UI: its address, or a folder that holds it.
+    #[arg(long, value_name = "URL|DIR")]
+    ui: Option<String>,
+    /// Print the link, start no browser.
+    #[arg(long)]
+    no_browser: bool,
+}
+
+/// Sum up an archive: where the time went.
+#[derive(Debug, Args)]
+#[command(after_help = REPORT_EXAMPLES)]
+struct ReportArgs {
+    /// What `record` wrote.
+    archive: PathBuf,
+    /// Form of the report.
+    #[arg(short, long, value_enum, default_value_t = FormatArg::Text)]
+    output: FormatArg,
+    /// Rows of each table.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    top: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArg {
+    /// For people.
+    Text,
+    /// For programs; docs/report-json.md says what is in it.
+    Json,
+}
+
+/// Print a script that completes commands and flags.
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETION_EXAMPLES)]
+struct CompletionArgs {
+    /// Shell to print it for.
+    shell: Shell,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// `record`.
+    Record(RecordProps),
+    /// `open`.
+    Open(OpenProps),
+    /// `report`.
+    Report(ReportProps),
+    /// `completion`.
+    Completion(Shell),
+}
+
+/// Reads a command line; on a usage error, `--help` and `--version` it prints and ends the process (2 or 0).
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Invocation {
+    try_parse(arguments).unwrap_or_else(|error| error.exit())
+}
+
+fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    Ok(match Cli::try_parse_from(arguments)?.command {
+        Command::Record(args) => Invocation::Record(args.record_props()?),
+        Command::Open(args) => Invocation::Open(args.open_props()),
+        Command::Report(args) => Invocation::Report(args.report_props()),
+        Command::Completion(args) => Invocation::Completion(args.shell),
+    })
+}
+
+/// Writes the completion script of `shell`.
+pub fn write_completion(shell: Shell, output: &mut dyn Write) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kubectl-aiprof", &mut script);
+    output.write_all(&script)
+}
+
+impl RecordArgs {
+    fn record_props(self) -> Result<RecordProps, clap::Error> {
+        let usage = |message: &str| record_usage_error(message);
+        if !self.local {
+            return Err(usage(match self.target {
+                Some(_) => "this version records with --local only, not yet in a cluster: give --local and no TARGET",
+                None => "nothing to record: give --local with --pid N, --process PATTERN or -- COMMAND",
+            }));
+        }
+        if self.target.is_some() {
+            return Err(usage("--local takes no TARGET: a program to start goes after `--`"));
+        }
+        let selects = !self.pids.is_empty() || !self.processes.is_empty();
+        let target = match (self.command.split_first(), selects) {
+            (None, false) => {
+                return Err(usage(
+                    "nothing to record: give --pid N, --process PATTERN or -- COMMAND",
+                ));
+            }
+            (Some(_), true) => {
+                return Err(usage(
+                    "--pid and --process choose running processes: not together with -- COMMAND",
+                ));
+            }
+            (None, true) => Target::Running {
+                pids: self.pids,
+                processes: self.processes,
+            },
+            (Some((program, arguments)), false) => Target::Command {
+                program: program.clone(),
+                arguments: arguments.to_vec(),
+            },
+        };
+        let duration = match (&target, self.duration) {
+            (Target::Command { .. }, given) => given,
+            (Target::Running { .. }, given) => Some(given.unwrap_or(DEFAULT_DURATION)),
+        };
+        let mut collect: Vec<Dimension> = self.collect.into_iter().map(CollectArg::dimension).collect();
+        collect.sort_unstable();
+        collect.dedup();
+        Ok(RecordProps {
+            target,
+            duration,
+            frequency_hz: self.frequency,
+            collect,
+            output: self.output,
+            open: self.open,
+            progress: self.progress.progress_mode(),
+            profiler: self.profiler,
+        })
+    }
+}
+
+impl CollectArg {
+    const fn dimension(self) -> Dimension {
+        match self {
+            Self::Python => Dimension::Python,
+            Self::Cpu => Dimension::Cpu,
+        }
+    }
+}
+
+impl ProgressArg {
+    const fn progress_mode(self) -> ProgressMode {
+        match self {
+            Self::Auto => ProgressMode::Auto,
+            Self::Plain => ProgressMode::Plain,
+            Self::Json => ProgressMode::Json,
+            Self::None => ProgressMode::None,
+        }
+    }
+}
+
+impl OpenArgs {
+    fn open_props(self) -> OpenProps {
+        let ui = match self.ui {
+            None => UiSource::default(),
+            Some(ui) if ui.starts_with("http://") || ui.starts_with("https://") => UiSource::Address(ui),
+            Some(ui) => UiSource::Folder(PathBuf::from(ui)),
+        };
+        OpenProps {
+            archive: self.archive,
+            port: self.port,
+            ui,
+            browser: !self.no_browser,
+        }
+    }
+}
+
+impl ReportArgs {
+    fn report_props(self) -> ReportProps {
+        ReportProps {
+            archive: self.archive,
+            format: match self.output {
+                FormatArg::Text => OutputFormat::Text,
+                FormatArg::Json => OutputFormat::Json,
+            },
+            top: self.top as usize,
+        }
+    }
+}
+
+fn record_usage_error(message: &str) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut("record") {
+        Some(record) => record.error(ErrorKind::MissingRequiredArgument, message),
+        None => command.error(ErrorKind::MissingRequiredArgument, message),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "not a duration: write it as 30s, 1m30s or 500ms".to_owned())?;
+    if duration < MIN_DURATION {
+        return Err("too short: 100ms is the least".to_owned());
+    }
+    if duration > MAX_DURATION {
+        return Err("too long: 24h is the most".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests;
