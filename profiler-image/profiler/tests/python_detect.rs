@@ -61,6 +61,11 @@ fn passes_on_a_process_that_just_started() {
     }
 }
 
+/// The number in the file name `<made 7>`.
+fn made(file: &str) -> Option<u32> {
+    file.strip_prefix("<made ")?.strip_suffix('>')?.parse().ok()
+}
+
 #[test]
 fn code_objects_that_come_and_go_never_give_stale_names() {
     for (minor, executable) in pythons() {
@@ -69,36 +74,37 @@ fn code_objects_that_come_and_go_never_give_stale_names() {
         let interpreter = detect(&target).unwrap().unwrap();
         let mut kept = CodeCache::new(&interpreter);
         let (mut known, mut gone, mut compared) = (0, 0, 0);
-        for _ in 0..2000 {
+        for _ in 0..3000 {
             for thread in python::threads(&memory, &interpreter).unwrap_or_default() {
                 for frame in python::walk(&memory, &interpreter.layout, thread.thread_state).frames {
-                    // One reader that has seen all, and one that has seen nothing.
                     let resolved = kept.resolve(&memory, &frame);
-                    let fresh = CodeCache::new(&interpreter).resolve(&memory, &frame);
                     if resolved.state != FrameState::Known {
                         gone += 1;
                         assert!(resolved.function.starts_with('['), "{resolved:?}");
                         continue;
                     }
-                    if let Some(number) = resolved
-                        .file
-                        .strip_prefix("<made ")
-                        .and_then(|rest| rest.strip_suffix('>'))
-                    {
-                        known += 1;
-                        let expected = if &*resolved.function == "<module>" {
-                            "<module>".into()
-                        } else {
-                            format!("f{number}")
-                        };
-                        assert_eq!(&*resolved.function, expected, "3.{minor} {resolved:?}");
-                        let first: u32 = number.parse::<u32>().unwrap() % 1000 + 1;
-                        let lines = first..first + 2;
-                        // Code before the first line is on line 0 from 3.11 on.
-                        let inside =
-                            lines.contains(&resolved.line) || resolved.line == 0 || &*resolved.function == "<module>";
-                        assert!(inside, "3.{minor} {resolved:?} {frame:?}");
-                    }
+                    let Some(number) = made(&resolved.file) else {
+                        // A shim of 3.12 that is being set up may pass for a frame.
+                        let sound = resolved.file.ends_with(".py") || &*resolved.file == "<shim>";
+                        assert!(sound, "3.{minor} {resolved:?}");
+                        continue;
+                    };
+                    known += 1;
+                    // The file and the function of one code object tell the same number, and so does the line.
+                    let module = &*resolved.function == "<module>";
+                    assert!(
+                        module || *resolved.function == format!("f{number}"),
+                        "3.{minor} {resolved:?}"
+                    );
+                    let first = number % 1000 + 1;
+                    let inside = (first..first + 2).contains(&resolved.line);
+                    // Code before the first line is on line 0 from 3.11 on.
+                    assert!(
+                        module || inside || resolved.line == 0,
+                        "3.{minor} {resolved:?} {frame:?}"
+                    );
+                    // A reader that has seen nothing before agrees with the one that has seen all.
+                    let fresh = CodeCache::new(&interpreter).resolve(&memory, &frame);
                     if fresh.state == FrameState::Known {
                         compared += 1;
                         assert_eq!(
