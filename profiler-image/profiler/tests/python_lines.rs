@@ -1,5 +1,7 @@
 //! The line-table decoders against CPython's own, over its whole standard library.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 mod python_support;
 
 use std::process::Command;
@@ -9,7 +11,11 @@ use aiprof_profiler::python::{LineFormat, LineTable};
 #[test]
 fn lines_equal_those_of_cpython() {
     for (minor, python) in python_support::pythons() {
-        let output = Command::new(&python).arg("-I").arg(python_support::script("lines.py")).output().unwrap();
+        let output = Command::new(&python)
+            .arg("-I")
+            .arg(python_support::script("lines.py"))
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let format = match minor {
             8 | 9 => LineFormat::Lnotab,
@@ -22,16 +28,22 @@ fn lines_equal_those_of_cpython() {
             objects += 1;
         }
         println!("3.{minor}: {objects} code objects, {instructions} instructions, no mismatch");
-        assert!(objects > 3000 && instructions > 100_000, "3.{minor}: only {objects} and {instructions}");
+        assert!(
+            objects > 3000 && instructions > 100_000,
+            "3.{minor}: only {objects} and {instructions}"
+        );
     }
 }
 
 /// Compares every instruction of one code object; gives their number.
 fn compare(format: LineFormat, row: &str) -> usize {
     let fields: Vec<_> = row.split(' ').collect();
-    let [first_line, table, length, ranges] = fields[..] else { panic!("{row}") };
-    let table: Vec<u8> =
-        (0..table.len() / 2).map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let [first_line, table, length, ranges] = fields[..] else {
+        panic!("{row}")
+    };
+    let table: Vec<u8> = (0..table.len() / 2)
+        .map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
     let lines = LineTable::decode(format, &table, first_line.parse().unwrap());
     let length: i32 = length.parse().unwrap();
     let mut ranges = ranges

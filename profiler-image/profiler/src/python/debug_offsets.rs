@@ -106,40 +106,69 @@ fn words<const N: usize>(memory: &impl ReadMemory, address: u64) -> Result<[u64;
     Ok(words)
 }
 
-fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescription, Refusal> {
-    let wrong = |what: &'static str, expected: String, found: u64| Refusal::SelfCheck {
+/// The self-check's failure on `check`.
+fn wrong(version: Version, check: &'static str, expected: String, found: u64) -> Refusal {
+    Refusal::SelfCheck {
         version,
-        check: what,
+        check,
         expected,
         found: found.to_string(),
-    };
+    }
+}
+
+/// Checks what no version has changed, by which a wrong reading of the order shows.
+fn check_constants(version: Version, order: &Order, words: &[u64]) -> Result<(), Refusal> {
+    let constants = [
+        (order.object_type, layout::OBJECT_TYPE, "PyObject.ob_type"),
+        (order.type_name, layout::TYPE_NAME, "PyTypeObject.tp_name"),
+        (order.bytes_size, layout::VAR_SIZE, "PyBytesObject.ob_size"),
+        (order.bytes_size + 1, layout::BYTES_DATA, "PyBytesObject.ob_sval"),
+        (order.string_state, layout::STRING_STATE, "PyASCIIObject.state"),
+        (order.string_state + 1, layout::STRING_LENGTH, "PyASCIIObject.length"),
+    ];
+    match constants
+        .iter()
+        .find(|(index, expected, _)| words[*index] != u64::from(*expected))
+    {
+        Some((index, expected, what)) => Err(wrong(version, what, expected.to_string(), words[*index])),
+        None => Ok(()),
+    }
+}
+
+fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescription, Refusal> {
+    check_constants(version, order, words)?;
+    let wrong = |what, expected, found| wrong(version, what, expected, found);
     let bounded = |index: usize, limit: u64| match words[index] {
         value if value < limit => Ok(value),
-        value => Err(wrong("_Py_DebugOffsets", format!("less than {limit} in word {index}"), value)),
+        value => Err(wrong(
+            "_Py_DebugOffsets",
+            format!("less than {limit} in word {index}"),
+            value,
+        )),
     };
     // Fields of `_PyRuntime` and of the interpreter, which are large; then those of small structures.
     let far = |index| bounded(index, 1 << 24).map(|value| value as u32);
     let near = |index| bounded(index, 1024).map(|value| value as u16);
-    let constant = |index: usize, expected: u32, what| match words[index] {
-        value if value == u64::from(expected) => Ok(()),
-        value => Err(wrong(what, expected.to_string(), value)),
-    };
-    constant(order.object_type, layout::OBJECT_TYPE, "PyObject.ob_type")?;
-    constant(order.type_name, layout::TYPE_NAME, "PyTypeObject.tp_name")?;
-    constant(order.bytes_size, layout::VAR_SIZE, "PyBytesObject.ob_size")?;
-    constant(order.bytes_size + 1, layout::BYTES_DATA, "PyBytesObject.ob_sval")?;
-    constant(order.string_state, layout::STRING_STATE, "PyASCIIObject.state")?;
-    constant(order.string_state + 1, layout::STRING_LENGTH, "PyASCIIObject.length")?;
-
     // Frame: size, previous, executable, instr_ptr, localsplus, owner.
     let frame = order.frame_previous;
     let (frame_previous, frame_code) = (near(frame)?, near(frame + 1)?);
     let (frame_instruction, frame_owner) = (near(frame + 2)?, near(frame + 4)?);
-    let frame_read =
-        [frame_previous + 8, frame_code + 8, frame_instruction + 8, frame_owner + 1].into_iter().max().unwrap_or(0);
+    let frame_read = [
+        frame_previous + 8,
+        frame_code + 8,
+        frame_instruction + 8,
+        frame_owner + 1,
+    ]
+    .into_iter()
+    .max()
+    .unwrap_or(0);
     if usize::from(frame_read) > PythonLayout::MAX_FRAME_READ {
         let limit = PythonLayout::MAX_FRAME_READ;
-        return Err(wrong("_PyInterpreterFrame", format!("fields within {limit} bytes"), frame_read.into()));
+        return Err(wrong(
+            "_PyInterpreterFrame",
+            format!("fields within {limit} bytes"),
+            frame_read.into(),
+        ));
     }
     // Code: filename, name, qualname, linetable, firstlineno, argcount, localsplusnames, localspluskinds, co_code_adaptive.
     let code = order.code_filename;
@@ -147,7 +176,11 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
     // `co_flags` stands before `co_argcount`, `co_version` before `co_localsplusnames`.
     let (arguments, names) = (near(code + 5)?, near(code + 6)?);
     let (Some(code_flags), Some(code_version)) = (arguments.checked_sub(4), names.checked_sub(4)) else {
-        return Err(wrong("PyCodeObject", "co_argcount behind co_flags".into(), arguments.into()));
+        return Err(wrong(
+            "PyCodeObject",
+            "co_argcount behind co_flags".into(),
+            arguments.into(),
+        ));
     };
     let fields = [code_first_line, code_version, code_filename, code_name];
     let in_reach = |field: &u16| {
@@ -196,4 +229,96 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
             string_data: u32::from(ascii) + 16,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::FakeMemory;
+
+    const RUNTIME: u64 = 0x10_0000;
+
+    /// The offsets of a default 3.13 build, as its headers give them.
+    fn described(hex: u64, free_threaded: u64) -> FakeMemory {
+        let mut words = [0_u64; ORDER_3_14.words];
+        words[0] = u64::from_ne_bytes(*COOKIE);
+        (words[1], words[2], words[5]) = (hex, free_threaded, 632);
+        (words[8], words[9]) = (7264, 7344);
+        words[21..26].copy_from_slice(&[8, 16, 72, 152, 160]);
+        words[29..34].copy_from_slice(&[8, 0, 56, 72, 70]);
+        words[35..44].copy_from_slice(&[112, 120, 128, 136, 68, 52, 96, 104, 200]);
+        (words[45], words[47], words[65], words[66]) = (8, 24, 16, 32);
+        words[68..71].copy_from_slice(&[32, 16, 40]);
+        let mut memory = FakeMemory::default();
+        memory.map(RUNTIME, words.len() * 8);
+        for (index, word) in words.iter().enumerate() {
+            memory.put_u64(RUNTIME + 8 * index as u64, *word);
+        }
+        memory
+    }
+
+    #[test]
+    fn reads_3_13() {
+        let found = read(&described(0x030d_00f0, 0), RUNTIME).unwrap().unwrap();
+        assert_eq!(found.version.to_string(), "3.13.0");
+        let expected = PythonLayout {
+            thread_state_frame: 72,
+            cframe_current_frame: -1,
+            frame_previous: 8,
+            frame_instruction: 56,
+            frame_owner: 70,
+            frame_read: 71,
+            code_bytecode: 200,
+            code_flags: 48,
+            code_first_line: 68,
+            code_version: 92,
+            code_filename: 112,
+            code_name: 120,
+            entry_rule: EntryRule::ShimFrame as u8,
+            ..PythonLayout::default()
+        };
+        assert_eq!(found.layout, expected);
+        let offsets = found.offsets;
+        assert_eq!(
+            (
+                offsets.interpreters_head,
+                offsets.interpreter_next,
+                offsets.interpreter_threads
+            ),
+            (632, 7264, 7344)
+        );
+        assert_eq!((offsets.string_ascii_data, offsets.string_data), (40, 56));
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let sentence = |memory: &FakeMemory| read(memory, RUNTIME).unwrap_err().to_string();
+        assert_eq!(
+            sentence(&described(0x030d_00f0, 1)),
+            "CPython 3.13.0 is a free-threaded build, which is not supported"
+        );
+        assert_eq!(
+            sentence(&described(0x030f_00f0, 0)),
+            "CPython 3.15.0 is not supported: 3.14 is the newest that is"
+        );
+        let mut moved = described(0x030d_00f0, 0);
+        moved.put_u64(RUNTIME + 8 * 68, 48);
+        assert_eq!(
+            sentence(&moved),
+            "CPython 3.13.0 failed the self-check of PyASCIIObject.state: expected 32, found 48"
+        );
+        let mut hostile = described(0x030d_00f0, 0);
+        hostile.put_u64(RUNTIME + 8 * 33, u64::MAX);
+        assert!(sentence(&hostile).contains("_Py_DebugOffsets"));
+        hostile.put_u64(RUNTIME + 8 * 33, 1000);
+        assert!(sentence(&hostile).contains("fields within 112 bytes"));
+    }
+
+    #[test]
+    fn no_cookie_is_an_older_version() {
+        let mut memory = described(0x030d_00f0, 0);
+        memory.put_u64(RUNTIME, 1);
+        assert_eq!(read(&memory, RUNTIME), Ok(None));
+        assert!(matches!(read(&memory, 0), Err(Refusal::Unreadable(_))));
+    }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     maps::{self, Mapping},
-    memory::ReadMemory,
+    memory::{MemoryError, ReadMemory},
 };
 
 /// Waits between attempts, since reads race with the process: 150 ms in all before a failure is believed.
@@ -51,7 +51,7 @@ pub fn detect(pid: u32, memory: &impl ReadMemory) -> Result<Option<Interpreter>,
             Err(reason) => refusal = Some(reason),
         }
         // The files that may well be CPython come first; the others matter only if none of them is.
-        if !found.is_empty() && !looks_like_python(mapping) {
+        if !found.is_empty() && !named_as_python(mapping) {
             break;
         }
     }
@@ -65,12 +65,18 @@ pub fn detect(pid: u32, memory: &impl ReadMemory) -> Result<Option<Interpreter>,
             }
         }
         match (&refusal, waits.next()) {
-            (Some(Refusal::Starting | Refusal::SelfCheck { .. } | Refusal::Unreadable(_)), Some(wait)) => {
-                sleep(Duration::from_millis(*wait));
-            }
+            (Some(reason), Some(wait)) if may_pass_later(reason) => sleep(Duration::from_millis(*wait)),
             _ => return refusal.map_or(Ok(None), Err),
         }
     }
+}
+
+/// Whether a reason may be gone a moment later: reads race with the process.
+fn may_pass_later(reason: &Refusal) -> bool {
+    matches!(
+        reason,
+        Refusal::Starting | Refusal::SelfCheck { .. } | Refusal::Unreadable(MemoryError::Unmapped { .. })
+    )
 }
 
 /// A mapped file that defines `_PyRuntime`.
@@ -79,13 +85,18 @@ struct Candidate<'maps> {
     runtime: u64,
     version_address: Option<u64>,
     code_type: Option<u64>,
+    /// Whether the file has a section `.PyRuntime`: all do from 3.10 on.
+    has_section: bool,
 }
 
 /// Mappings of code, one of each file: those that CPython may well be in first.
 fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
     let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let mut files: Vec<&Mapping> = Vec::new();
-    for mapping in mappings.iter().filter(|mapping| mapping.executable && mapping.path.is_some()) {
+    for mapping in mappings
+        .iter()
+        .filter(|mapping| mapping.executable && mapping.path.is_some())
+    {
         let same =
             |file: &&Mapping| (file.device, file.inode, &file.path) == (mapping.device, mapping.inode, &mapping.path);
         if !files.iter().any(same) {
@@ -94,33 +105,50 @@ fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
     }
     // Extension modules (`x.cpython-39-….so`) name the version, but never hold the interpreter.
     files.sort_by_key(|mapping| match mapping {
-        mapping if looks_like_python(mapping) => 0,
+        mapping if named_as_python(mapping) => 0,
         mapping if mapping.path == executable => 1,
-        mapping if mapping.file_name().contains(".cpython-") => 3,
-        _ => 2,
+        mapping if mapping.file_name().contains(".cpython-") => 4,
+        mapping if mapping.file_name().contains("python") => 2,
+        _ => 3,
     });
     files
 }
 
-fn looks_like_python(mapping: &Mapping) -> bool {
-    let name = mapping.file_name();
-    name.starts_with("python")
-        || name.starts_with("libpython")
-        || (name.contains("python") && !name.contains(".cpython-"))
+/// Whether a file has the name of an interpreter.
+fn named_as_python(mapping: &Mapping) -> bool {
+    ["python", "libpython"]
+        .iter()
+        .any(|start| mapping.file_name().starts_with(start))
 }
 
 fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal> {
-    let likely = looks_like_python(mapping);
-    let Ok(file) = maps::open_file(pid, mapping) else { return Ok(None) };
+    let likely = named_as_python(mapping);
+    let Ok(file) = maps::open_file(pid, mapping) else {
+        return Ok(None);
+    };
     let image = match elf::inspect(file, mapping, &SYMBOLS) {
         Ok(image) => image,
         Err(ElfError::Machine(found)) if likely => return Err(Refusal::Machine { found }),
         Err(_) => return Ok(None),
     };
-    let Image { symbols, runtime_section } = image;
-    let [runtime, version_address, code_type, get_version] = *symbols.as_slice() else { return Ok(None) };
+    let Image {
+        symbols,
+        runtime_section,
+    } = image;
+    let [runtime, version_address, code_type, get_version] = *symbols.as_slice() else {
+        return Ok(None);
+    };
     match runtime.or(runtime_section) {
-        Some(runtime) => Ok(Some(Candidate { mapping, runtime, version_address, code_type })),
+        Some(runtime) => {
+            let has_section = runtime_section.is_some();
+            Ok(Some(Candidate {
+                mapping,
+                runtime,
+                version_address,
+                code_type,
+                has_section,
+            }))
+        }
         // Up to 3.6 there is no `_PyRuntime`.
         None if likely && get_version.is_some() => Err(Refusal::TooOld(
             Version::from_path(mapping.file_name())
@@ -138,12 +166,16 @@ fn libraries(pid: u32, memory: &impl ReadMemory, mappings: &[Mapping]) -> Vec<Li
     }
     // Before 2.34 threads were in a library of their own.
     let is_glibc = |name: &str| {
-        ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."].iter().any(|known| name.starts_with(known))
+        ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."]
+            .iter()
+            .any(|known| name.starts_with(known))
     };
-    let described = code().filter(|mapping| is_glibc(mapping.file_name())).find_map(|mapping| {
-        let image = elf::inspect(maps::open_file(pid, mapping).ok()?, mapping, &libc::GLIBC_SYMBOLS).ok()?;
-        Libc::described_glibc(memory, &image)
-    });
+    let described = code()
+        .filter(|mapping| is_glibc(mapping.file_name()))
+        .find_map(|mapping| {
+            let image = elf::inspect(maps::open_file(pid, mapping).ok()?, mapping, &libc::GLIBC_SYMBOLS).ok()?;
+            Libc::described_glibc(memory, &image)
+        });
     let mut libraries: Vec<_> = described.into_iter().collect();
     if described != Some(Libc::usual_glibc()) {
         libraries.push(Libc::usual_glibc());
@@ -168,14 +200,19 @@ fn settle(
     };
     if let Some(described) = debug_offsets::read(memory, candidate.runtime)? {
         let mut interpreter = interpreter(described.version, (described.layout, described.offsets));
-        check::settle(memory, &mut interpreter, libraries, candidate.code_type)?;
+        check::settle(memory, &mut interpreter, libraries, candidate.code_type, false)?;
         return Ok(interpreter);
     }
     let (versions, certain) = versions(memory, candidate, mappings)?;
-    let mut refusal =
-        Refusal::UnknownVersion(format!("{}", candidate.mapping.path.clone().unwrap_or_default().display()));
+    let mut refusal = Refusal::UnknownVersion(format!(
+        "{}",
+        candidate.mapping.path.clone().unwrap_or_default().display()
+    ));
     for version in versions {
         let Some(known) = layout::known(version) else {
+            if !certain {
+                continue;
+            }
             return Err(match version.minor {
                 0..8 => Refusal::TooOld(format!("CPython {version}")),
                 // It should describe itself, and does not yet.
@@ -184,7 +221,7 @@ fn settle(
             });
         };
         let mut interpreter = interpreter(version, known);
-        match check::settle(memory, &mut interpreter, libraries, candidate.code_type) {
+        match check::settle(memory, &mut interpreter, libraries, candidate.code_type, !certain) {
             // A guessed version needs code objects that bear it out.
             Ok(checked) if certain || checked > 0 => return Ok(interpreter),
             Ok(_) => refusal = Refusal::Starting,
@@ -209,9 +246,16 @@ fn versions(
             .ok_or_else(|| Refusal::UnknownVersion(format!("Py_Version, which is {hex:#x}")));
     }
     let named = |mapping: &Mapping| Version::from_path(mapping.path.as_deref()?.to_str()?);
-    if let Some(version) = named(candidate.mapping).or_else(|| mappings.iter().find_map(named)) {
+    if let Some(version) = named(candidate.mapping) {
         return Ok((vec![version], true));
     }
+    // Another file, such as an extension module, gives a hint only.
+    let hint = mappings.iter().find_map(named);
     // `Py_Version` came with 3.11, but stripped executables have no symbols.
-    Ok((vec![Version::three(10), Version::three(9), Version::three(8), Version::three(11), Version::three(12)], false))
+    let minors: &[u8] = if candidate.has_section { &[10, 11, 12] } else { &[9, 8] };
+    let guesses = minors
+        .iter()
+        .map(|minor| Version::three(*minor))
+        .filter(|guess| Some(*guess) != hint);
+    Ok((hint.into_iter().chain(guesses).collect(), false))
 }

@@ -24,13 +24,20 @@ impl LineTable {
     /// Decodes `table` of a code object that starts on `first_line`. A torn table gives what it says up to the tear.
     #[must_use]
     pub fn decode(format: LineFormat, table: &[u8], first_line: u32) -> Self {
-        let mut builder = Builder { starts: Vec::new(), line: first_line.into() };
+        let mut builder = Builder {
+            starts: Vec::new(),
+            line: first_line.into(),
+        };
         match format {
             LineFormat::Lnotab => builder.lnotab(table),
             LineFormat::Ranges => builder.ranges(table),
             LineFormat::Locations => builder.locations(table),
         }
-        Self { format, first_line, starts: builder.starts.into_boxed_slice() }
+        Self {
+            format,
+            first_line,
+            starts: builder.starts.into_boxed_slice(),
+        }
     }
 
     /// The line of a frame whose [`instruction`](aiprof_ebpf_types::PythonFrame::instruction) this is; `None` where
@@ -41,7 +48,11 @@ impl LineTable {
             // Not yet at the first instruction.
             return Some(self.first_line);
         };
-        let byte = if self.format == LineFormat::Ranges { instruction.saturating_mul(2) } else { instruction };
+        let byte = if self.format == LineFormat::Ranges {
+            instruction.saturating_mul(2)
+        } else {
+            instruction
+        };
         let behind = self.starts.partition_point(|(start, _)| *start <= byte);
         let line = match behind.checked_sub(1) {
             Some(index) => self.starts[index].1,
@@ -107,21 +118,23 @@ impl Builder {
         let mut bytes = table.iter().copied();
         // Each entry's first byte has bit 7 set, then 4 bits of kind and 3 of its length in code units, less one.
         while let Some(head) = bytes.next() {
-            let Some(line) = self.location(head, &mut bytes) else { break };
+            let Ok(line) = self.location(head, &mut bytes) else {
+                break;
+            };
             self.push(start, line);
             start = start.saturating_add((u32::from(head & 7) + 1) * 2);
         }
         self.push(start, None);
     }
 
-    /// The rest of one entry: `None` at a tear, `Some(None)` for code without a line.
-    fn location(&mut self, head: u8, bytes: &mut impl Iterator<Item = u8>) -> Option<Option<i64>> {
+    /// The rest of one entry: its line, if it has one.
+    fn location(&mut self, head: u8, bytes: &mut impl Iterator<Item = u8>) -> Result<Option<i64>, Torn> {
         if head & 0x80 == 0 {
-            return None;
+            return Err(Torn);
         }
         let columns = match head >> 3 & 15 {
             // No location; the running line stays for the entries to come.
-            15 => return Some(None),
+            15 => return Ok(None),
             14 => {
                 self.line = self.line.saturating_add(signed_varint(bytes)?);
                 for _end_line_and_columns in 0..3 {
@@ -140,29 +153,32 @@ impl Builder {
             _ => 1,
         };
         for _column in 0..columns {
-            bytes.next()?;
+            bytes.next().ok_or(Torn)?;
         }
-        Some(Some(self.line))
+        Ok(Some(self.line))
     }
 }
+
+/// A table ended or went wrong within an entry.
+struct Torn;
 
 /// 6 bits a byte, lowest first; bit 6 tells that more follow.
-fn varint(bytes: &mut impl Iterator<Item = u8>) -> Option<u64> {
+fn varint(bytes: &mut impl Iterator<Item = u8>) -> Result<u64, Torn> {
     let mut value = 0_u64;
     for shift in (0..60).step_by(6) {
-        let byte = bytes.next()?;
+        let byte = bytes.next().ok_or(Torn)?;
         value |= u64::from(byte & 0x3f) << shift;
         if byte & 0x40 == 0 {
-            return Some(value);
+            return Ok(value);
         }
     }
-    None
+    Err(Torn)
 }
 
-fn signed_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
+fn signed_varint(bytes: &mut impl Iterator<Item = u8>) -> Result<i64, Torn> {
     let value = varint(bytes)?;
     let magnitude = (value >> 1) as i64;
-    Some(if value & 1 == 1 { -magnitude } else { magnitude })
+    Ok(if value & 1 == 1 { -magnitude } else { magnitude })
 }
 
 #[cfg(test)]
@@ -171,7 +187,10 @@ mod tests {
 
     fn lines(format: LineFormat, table: &[u8], instructions: &[i32]) -> Vec<Option<u32>> {
         let table = LineTable::decode(format, table, 10);
-        instructions.iter().map(|instruction| table.line(*instruction)).collect()
+        instructions
+            .iter()
+            .map(|instruction| table.line(*instruction))
+            .collect()
     }
 
     #[test]
@@ -195,13 +214,28 @@ mod tests {
         // +1 line (kind 11), no location (15), same line (0), +2 by long form (14), -1 by no-column form (13).
         let table = [0xd8, 0, 0, 0xf9, 0x80, 0, 0xf0, 4, 0, 1, 1, 0xe8, 3];
         let expected = [Some(11), None, None, Some(11), Some(13), Some(12), None, Some(10)];
-        assert_eq!(lines(LineFormat::Locations, &table, &[0, 2, 4, 6, 8, 10, 12, -2]), expected);
+        assert_eq!(
+            lines(LineFormat::Locations, &table, &[0, 2, 4, 6, 8, 10, 12, -2]),
+            expected
+        );
     }
 
     #[test]
     fn torn_tables_end_early() {
-        for table in [&[0x05][..], &[0xd8], &[0xd8, 0], &[0xe8], &[0xe8, 0xff, 0xff], &[0xe8; 64], &[0xf0, 4, 0]] {
-            assert_eq!(lines(LineFormat::Locations, table, &[0, i32::MAX]), [None; 2], "{table:x?}");
+        for table in [
+            &[0x05][..],
+            &[0xd8],
+            &[0xd8, 0],
+            &[0xe8],
+            &[0xe8, 0xff, 0xff],
+            &[0xe8; 64],
+            &[0xf0, 4, 0],
+        ] {
+            assert_eq!(
+                lines(LineFormat::Locations, table, &[0, i32::MAX]),
+                [None; 2],
+                "{table:x?}"
+            );
         }
         assert_eq!(lines(LineFormat::Ranges, &[4], &[0]), [None]);
         let hostile: Vec<u8> = (0..=255).cycle().take(4096).collect();

@@ -25,6 +25,8 @@ mod code;
 mod debug_offsets;
 mod detect;
 mod elf;
+#[cfg(test)]
+mod fake;
 mod layout;
 mod libc;
 mod lines;
