@@ -11,9 +11,8 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=AIPROF_PROFILER_X86_64");
     let variable = |name: &str| env::var_os(name).map(PathBuf::from);
     let output = variable("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;
-    let built = variable("CARGO_MANIFEST_DIR")
-        .unwrap_or_default()
-        .join("../target/profiler-image/x86_64/aiprof-profiler");
+    let built =
+        variable("CARGO_MANIFEST_DIR").unwrap_or_default().join("../target/profiler-image/x86_64/aiprof-profiler");
     let profiler = match variable("AIPROF_PROFILER_X86_64") {
         Some(given) => Some(given),
         None => built.exists().then_some(built),
@@ -32,10 +31,7 @@ fn main() -> io::Result<()> {
 
 fn compress(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = fs::File::open(path).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot read the profiler {}: {error}", path.display()),
-        )
+        io::Error::new(error.kind(), format!("cannot read the profiler {}: {error}", path.display()))
     })?;
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     io::copy(&mut file, &mut encoder)?;

@@ -265,23 +265,15 @@ impl RecordArgs {
         let selects = !self.pids.is_empty() || !self.processes.is_empty();
         let target = match (self.command.split_first(), selects) {
             (None, false) => {
-                return Err(usage(
-                    "nothing to record: give --pid N, --process PATTERN or -- COMMAND",
-                ));
+                return Err(usage("nothing to record: give --pid N, --process PATTERN or -- COMMAND"));
             }
             (Some(_), true) => {
-                return Err(usage(
-                    "--pid and --process choose running processes: not together with -- COMMAND",
-                ));
+                return Err(usage("--pid and --process choose running processes: not together with -- COMMAND"));
             }
-            (None, true) => Target::Running {
-                pids: self.pids,
-                processes: self.processes,
-            },
-            (Some((program, arguments)), false) => Target::Command {
-                program: program.clone(),
-                arguments: arguments.to_vec(),
-            },
+            (None, true) => Target::Running { pids: self.pids, processes: self.processes },
+            (Some((program, arguments)), false) => {
+                Target::Command { program: program.clone(), arguments: arguments.to_vec() }
+            }
         };
         let duration = match (&target, self.duration) {
             (Target::Command { .. }, given) => given,
@@ -330,12 +322,7 @@ impl OpenArgs {
             Some(ui) if ui.starts_with("http://") || ui.starts_with("https://") => UiSource::Address(ui),
             Some(ui) => UiSource::Folder(PathBuf::from(ui)),
         };
-        OpenProps {
-            archive: self.archive,
-            port: self.port,
-            ui,
-            browser: !self.no_browser,
-        }
+        OpenProps { archive: self.archive, port: self.port, ui, browser: !self.no_browser }
     }
 }
 

@@ -41,10 +41,7 @@ fn signal(child: &Child, signal: Signal) {
 fn wait_for_event(child: &mut Child, event: &str) {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let wanted = format!("\"event\":\"{event}\"");
-    assert!(
-        lines.by_ref().map_while(Result::ok).any(|line| line.contains(&wanted)),
-        "no {event}"
-    );
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains(&wanted)), "no {event}");
     thread::spawn(move || lines.for_each(drop));
 }
 
@@ -83,16 +80,8 @@ fn a_process_is_recorded_into_an_archive() {
     end(target);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(done.stdout.starts_with("sleep.aiprof.tar.gz  "), "{}", done.stdout);
-    assert!(
-        done.stdout.contains("kubectl aiprof open sleep.aiprof.tar.gz"),
-        "{}",
-        done.stdout
-    );
-    assert!(
-        done.stderr.contains("recording 1 process, 1 thread for 0.3 s"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stdout.contains("kubectl aiprof open sleep.aiprof.tar.gz"), "{}", done.stdout);
+    assert!(done.stderr.contains("recording 1 process, 1 thread for 0.3 s"), "{}", done.stderr);
     let archive = Archive::open(folder.path().join("sleep.aiprof.tar.gz")).unwrap();
     assert_eq!(archive.manifest().end_reason, EndReason::Duration);
     assert_eq!(archives(folder.path()), ["sleep.aiprof.tar.gz"]);
@@ -110,14 +99,7 @@ fn an_archive_is_overwritten_only_if_named() {
 fn a_program_runs_with_its_own_streams_once_the_window_is_open() {
     let folder = folder();
     let mut command = record(folder.path(), "whole");
-    command.args([
-        "--progress",
-        "json",
-        "--",
-        "sh",
-        "-c",
-        "read word; echo \"got $word\"; echo oops >&2; exit 3",
-    ]);
+    command.args(["--progress", "json", "--", "sh", "-c", "read word; echo \"got $word\"; echo oops >&2; exit 3"]);
     let input = folder.path().join("input");
     fs::write(&input, "hello\n").unwrap();
     command.stdin(fs::File::open(&input).unwrap());
@@ -154,15 +136,10 @@ fn a_program_that_ignores_sigterm_is_killed() {
 fn a_program_that_does_not_exist_is_an_error_and_leaves_nothing() {
     let folder = folder();
     let log = folder.path().join("log");
-    let done = finish(
-        record(folder.path(), "whole")
-            .env("STAND_IN_LOG", &log)
-            .args(["--", "no-such-program"]),
-    );
+    let done = finish(record(folder.path(), "whole").env("STAND_IN_LOG", &log).args(["--", "no-such-program"]));
     assert_eq!(done.code, 1, "{done:?}");
     assert!(
-        done.stderr
-            .contains("error: cannot run \"no-such-program\": No such file or directory"),
+        done.stderr.contains("error: cannot run \"no-such-program\": No such file or directory"),
         "{}",
         done.stderr
     );
@@ -183,28 +160,15 @@ fn a_profiler_that_dies_leaves_what_it_sent() {
     let folder = folder();
     let done = finish(record(folder.path(), "dies").args(["-d", "10s", "-o", "x.aiprof.tar.gz", "--", "sleep", "60"]));
     assert_eq!(done.code, 3, "{done:?}");
-    assert!(
-        done.stderr.contains("the profiler ended too early (signal 6)"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.contains("the profiler ended too early (signal 6)"), "{}", done.stderr);
     let path = folder.path().join("x.aiprof.tar.gz");
     let archive = Archive::open(&path).unwrap();
     let manifest = archive.manifest();
     assert_eq!(manifest.end_reason, EndReason::ProfilerDied);
-    assert!(matches!(
-        manifest.dimensions[&Dimension::Python],
-        Outcome::Partial { .. }
-    ));
+    assert!(matches!(manifest.dimensions[&Dimension::Python], Outcome::Partial { .. }));
     let report = finish(plugin(folder.path()).args(["report", "x.aiprof.tar.gz"]));
     assert_eq!(report.code, 0, "{report:?}");
-    assert!(
-        report
-            .stdout
-            .contains("python is partial: the profiler ended too early"),
-        "{}",
-        report.stdout
-    );
+    assert!(report.stdout.contains("python is partial: the profiler ended too early"), "{}", report.stdout);
     assert!(report.stdout.contains("work"), "{}", report.stdout);
 }
 
@@ -213,11 +177,7 @@ fn a_damaged_stream_ends_the_capture_and_the_profiler() {
     let folder = folder();
     let done = finish(record(folder.path(), "corrupt").args(["-d", "60s", "--", "sleep", "60"]));
     assert_eq!(done.code, 3, "{done:?}");
-    assert!(
-        done.stderr.contains("a frame of the capture stream is damaged"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.contains("a frame of the capture stream is damaged"), "{}", done.stderr);
     assert_no_profiler(folder.path());
     assert_eq!(archives(folder.path()), ["sleep.aiprof.tar.gz"]);
 }
@@ -247,8 +207,7 @@ fn a_process_that_does_not_exist_is_an_error() {
     let done = finish(record(folder.path(), "whole").args(["--pid", "4194304"]));
     assert_eq!((done.code, done.stdout.as_str()), (1, ""));
     assert!(
-        done.stderr
-            .ends_with("error: there is no process 4194304; see `ps` for those that run\n"),
+        done.stderr.ends_with("error: there is no process 4194304; see `ps` for those that run\n"),
         "{}",
         done.stderr
     );
@@ -264,12 +223,7 @@ fn no_profiler_is_an_error() {
     let folder = folder();
     let done = finish(record(folder.path(), "whole").args(["--profiler", "/no/profiler", "--", "true"]));
     assert_eq!(done.code, 1);
-    assert!(
-        done.stderr
-            .starts_with("error: cannot start the profiler /no/profiler: No such file"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.starts_with("error: cannot start the profiler /no/profiler: No such file"), "{}", done.stderr);
 }
 
 #[test]
@@ -277,12 +231,7 @@ fn a_folder_that_does_not_exist_is_an_error_before_anything_runs() {
     let folder = folder();
     let done = finish(record(folder.path(), "whole").args(["-o", "no/such/x.aiprof.tar.gz", "--", "touch", "ran"]));
     assert_eq!(done.code, 1);
-    assert!(
-        done.stderr
-            .starts_with("error: cannot write no/such/x.aiprof.tar.gz: No such file"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.starts_with("error: cannot write no/such/x.aiprof.tar.gz: No such file"), "{}", done.stderr);
     assert!(!folder.path().join("ran").exists());
 }
 
@@ -388,10 +337,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         .stderr(Stdio::null())
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "this test needs the right to mount a tmpfs"
-        );
+        assert!(std::env::var_os("CI").is_none(), "this test needs the right to mount a tmpfs");
         eprintln!("skipped: it needs the right to mount a tmpfs");
         return;
     }
@@ -400,11 +346,6 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     let left = archives(folder.path());
     assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
     assert_eq!(done.code, 1, "{done:?}");
-    assert!(
-        done.stderr
-            .contains("error: cannot keep the capture in .: No space left on device"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.contains("error: cannot keep the capture in .: No space left on device"), "{}", done.stderr);
     assert_eq!(left, [""; 0]);
 }

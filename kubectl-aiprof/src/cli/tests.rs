@@ -29,15 +29,10 @@ fn durations_are_read_and_bounded() {
 #[test]
 fn a_command_lasts_until_it_ends_and_a_process_half_a_minute() {
     assert_eq!(record(&["--local", "--", "python3", "a.py"]).unwrap().duration, None);
-    assert_eq!(
-        record(&["--local", "--pid", "7"]).unwrap().duration,
-        Some(DEFAULT_DURATION)
-    );
+    assert_eq!(record(&["--local", "--pid", "7"]).unwrap().duration, Some(DEFAULT_DURATION));
     let props = record(&["--local", "-d", "10s", "--", "python3", "-c", "pass"]).unwrap();
     assert_eq!(props.duration, Some(Duration::from_secs(10)));
-    let Target::Command { arguments, .. } = props.target else {
-        panic!("{:?}", props.target)
-    };
+    let Target::Command { arguments, .. } = props.target else { panic!("{:?}", props.target) };
     assert_eq!(arguments, ["-c", "pass"]);
 }
 

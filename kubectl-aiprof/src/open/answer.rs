@@ -78,11 +78,7 @@ impl TraceAnswers {
             }
             _ => StatusCode::NOT_FOUND,
         };
-        Answer {
-            status,
-            headers,
-            trace: status == StatusCode::OK,
-        }
+        Answer { status, headers, trace: status == StatusCode::OK }
     }
 }
 
@@ -122,11 +118,7 @@ mod tests {
             (Method::POST, "/status", Some(UI)),
         ] {
             let answer = ask(&answers, &method, path, origin);
-            assert_eq!(
-                (answer.status, answer.trace),
-                (StatusCode::NOT_FOUND, false),
-                "{method} {path} {origin:?}"
-            );
+            assert_eq!((answer.status, answer.trace), (StatusCode::NOT_FOUND, false), "{method} {path} {origin:?}");
             assert_eq!(answer.headers[ACCESS_CONTROL_ALLOW_ORIGIN], UI);
         }
     }
@@ -137,10 +129,7 @@ mod tests {
         let answer = ask(&answers, &Method::OPTIONS, answers.path(), Some(UI));
         assert_eq!(answer.status, StatusCode::NO_CONTENT);
         assert_eq!(answer.headers[ALLOW_PRIVATE_NETWORK], "true");
-        assert_eq!(
-            ask(&answers, &Method::OPTIONS, "/status", Some(UI)).status,
-            StatusCode::NOT_FOUND
-        );
+        assert_eq!(ask(&answers, &Method::OPTIONS, "/status", Some(UI)).status, StatusCode::NOT_FOUND);
     }
 
     #[test]

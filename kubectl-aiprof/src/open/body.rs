@@ -27,21 +27,13 @@ impl FileBody {
     /// A body without bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self {
-            file: None,
-            offset: 0,
-            end: 0,
-        }
+        Self { file: None, offset: 0, end: 0 }
     }
 
     /// All of `file` as long as it is now; the file's own position does not matter.
     pub fn new(file: Arc<File>) -> io::Result<Self> {
         let end = file.metadata()?.len();
-        Ok(Self {
-            file: Some(file),
-            offset: 0,
-            end,
-        })
+        Ok(Self { file: Some(file), offset: 0, end })
     }
 }
 

@@ -117,10 +117,7 @@ pub enum OpenError {
 /// Serves the trace until the UI has it, or until Ctrl-C.
 pub fn run(props: &OpenProps) -> Result<(), OpenError> {
     let trace = unpack(&props.archive)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(OpenError::Machine)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Machine)?;
     runtime.block_on(show(props, trace))
 }
 
@@ -128,13 +125,8 @@ async fn show(props: &OpenProps, trace: File) -> Result<(), OpenError> {
     let (site, ui) = match &props.ui {
         UiSource::Address(address) => (None, address.trim_end_matches('/').to_owned()),
         UiSource::Folder(folder) => {
-            let site = Site::open(folder).map_err(|source| OpenError::Folder {
-                folder: folder.clone(),
-                source,
-            })?;
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                .await
-                .map_err(OpenError::Machine)?;
+            let site = Site::open(folder).map_err(|source| OpenError::Folder { folder: folder.clone(), source })?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(OpenError::Machine)?;
             let address = listener.local_addr().map_err(OpenError::Machine)?;
             (Some((listener, site)), format!("http://{address}"))
         }
@@ -182,22 +174,16 @@ async fn end_asked() {
 }
 
 async fn listen(port: u16) -> Result<TcpListener, OpenError> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => OpenError::PortTaken { port },
-            _ => OpenError::Listen { port, source },
-        })
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => OpenError::PortTaken { port },
+        _ => OpenError::Listen { port, source },
+    })
 }
 
 /// The trace in an unnamed file.
 fn unpack(path: &Path) -> Result<File, OpenError> {
     let mut trace = Archive::open(path)?.trace()?;
-    let unpack_error = |source| OpenError::Unpack {
-        path: path.to_owned(),
-        folder: std::env::temp_dir(),
-        source,
-    };
+    let unpack_error = |source| OpenError::Unpack { path: path.to_owned(), folder: std::env::temp_dir(), source };
     let mut file = tempfile::tempfile().map_err(unpack_error)?;
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -206,11 +192,7 @@ fn unpack(path: &Path) -> Result<File, OpenError> {
             Ok(read) => file.write_all(&piece[..read]).map_err(unpack_error)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => {
-                return Err(ArchiveError::Torn {
-                    path: path.to_owned(),
-                    source,
-                }
-                .into());
+                return Err(ArchiveError::Torn { path: path.to_owned(), source }.into());
             }
         }
     }
@@ -219,19 +201,10 @@ fn unpack(path: &Path) -> Result<File, OpenError> {
 /// The archive's name without its endings, as the UI will show it.
 fn trace_name(archive: &Path) -> String {
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let name = name
-        .strip_suffix(".aiprof.tar.gz")
-        .or_else(|| name.strip_suffix(".tar.gz"))
-        .unwrap_or(&name);
+    let name = name.strip_suffix(".aiprof.tar.gz").or_else(|| name.strip_suffix(".tar.gz")).unwrap_or(&name);
     let plain: String = name
         .chars()
-        .map(|char| {
-            if char.is_ascii_alphanumeric() || "._-".contains(char) {
-                char
-            } else {
-                '-'
-            }
-        })
+        .map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' })
         .collect();
     format!("{plain}.perfetto-trace")
 }
@@ -260,14 +233,8 @@ mod tests {
     #[test]
     fn origins_are_as_browsers_send_them() {
         assert_eq!(origin(PUBLIC_UI).as_deref(), Some(PUBLIC_UI));
-        assert_eq!(
-            origin("HTTPS://Perfetto.Example.com:443/ui").as_deref(),
-            Some("https://perfetto.example.com")
-        );
-        assert_eq!(
-            origin("http://127.0.0.1:10000").as_deref(),
-            Some("http://127.0.0.1:10000")
-        );
+        assert_eq!(origin("HTTPS://Perfetto.Example.com:443/ui").as_deref(), Some("https://perfetto.example.com"));
+        assert_eq!(origin("http://127.0.0.1:10000").as_deref(), Some("http://127.0.0.1:10000"));
         assert_eq!(origin("https://"), None);
         assert_eq!(origin("https://a b"), None);
     }
@@ -283,10 +250,7 @@ mod tests {
 
     #[test]
     fn the_traces_name_is_safe_in_an_address() {
-        assert_eq!(
-            trace_name(Path::new("/a/server.aiprof.tar.gz")),
-            "server.perfetto-trace"
-        );
+        assert_eq!(trace_name(Path::new("/a/server.aiprof.tar.gz")), "server.perfetto-trace");
         assert_eq!(trace_name(Path::new("a b?.tar.gz")), "a-b-.perfetto-trace");
     }
 }

@@ -74,23 +74,13 @@ async fn serve_trace_once(stream: TcpStream, answers: &TraceAnswers, trace: &Arc
     let service = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         let answer = answers.answer(request.method(), path, request.headers());
-        let body = if answer.trace {
-            FileBody::new(Arc::clone(trace))
-        } else {
-            Ok(FileBody::empty())
-        };
+        let body = if answer.trace { FileBody::new(Arc::clone(trace)) } else { Ok(FileBody::empty()) };
         is_trace.fetch_or(answer.trace && body.is_ok(), Ordering::Relaxed);
-        let status = if body.is_ok() {
-            answer.status
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
-        };
+        let status = if body.is_ok() { answer.status } else { StatusCode::INTERNAL_SERVER_ERROR };
         let mut response = Response::new(body.unwrap_or_else(|_| FileBody::empty()));
         *response.status_mut() = status;
         *response.headers_mut() = answer.headers;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         async { Answered::Ok(response) }
     });
     // Without keep-alive the connection ends well only after its one answer is written whole.
@@ -114,10 +104,8 @@ async fn serve_site(listener: TcpListener, site: Arc<Site>, asked: mpsc::Sender<
                 async { Answered::Ok(response) }
             });
             // A browser that breaks off needs no answer.
-            let _ = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ =
+                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }

@@ -95,11 +95,8 @@ mod tests {
     #[test]
     fn files_come_with_their_types() {
         let (_folder, site) = site();
-        for (path, kind) in [
-            ("/", "text/html"),
-            ("/index.html", "text/html"),
-            ("/v52/engine.wasm", "application/wasm"),
-        ] {
+        for (path, kind) in [("/", "text/html"), ("/index.html", "text/html"), ("/v52/engine.wasm", "application/wasm")]
+        {
             let response = site.respond(&Method::GET, path);
             assert_eq!(
                 (response.status(), &response.headers()[CONTENT_TYPE]),
@@ -122,16 +119,9 @@ mod tests {
             "/%00",
             "/%ff",
         ] {
-            assert_eq!(
-                site.respond(&Method::GET, path).status(),
-                StatusCode::NOT_FOUND,
-                "{path}"
-            );
+            assert_eq!(site.respond(&Method::GET, path).status(), StatusCode::NOT_FOUND, "{path}");
         }
-        assert_eq!(
-            site.respond(&Method::POST, "/").status(),
-            StatusCode::METHOD_NOT_ALLOWED
-        );
+        assert_eq!(site.respond(&Method::POST, "/").status(), StatusCode::METHOD_NOT_ALLOWED);
     }
 
     #[test]

@@ -88,18 +88,8 @@ pub async fn capture(mut connection: Connection, request: &Request, ends: Ends<'
 }
 
 async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>) -> Result<Captured, RecordError> {
-    let Connection {
-        requests,
-        capture,
-        progress,
-        life,
-    } = connection;
-    let Ends {
-        spool,
-        display,
-        signals,
-        mut command,
-    } = ends;
+    let Connection { requests, capture, progress, life } = connection;
+    let Ends { spool, display, signals, mut command } = ends;
     send(requests, request).await;
 
     let mut session = Session::default();

@@ -68,10 +68,7 @@ pub struct HeldCommand {
 impl HeldCommand {
     /// Starts a process for `program` with this process's standard streams.
     pub fn spawn(program: &OsStr, arguments: &[OsString]) -> Result<Self, HeldError> {
-        Self::try_spawn(program, arguments).map_err(|source| HeldError::Spawn {
-            program: program.to_owned(),
-            source,
-        })
+        Self::try_spawn(program, arguments).map_err(|source| HeldError::Spawn { program: program.to_owned(), source })
     }
 
     fn try_spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
@@ -117,10 +114,7 @@ impl HeldCommand {
             },
             Err(error) => error,
         };
-        Err(HeldError::Exec {
-            program: self.program.clone(),
-            source,
-        })
+        Err(HeldError::Exec { program: self.program.clone(), source })
     }
 
     /// Waits until it has ended. May be dropped and called again.

@@ -136,10 +136,7 @@ pub enum RecordError {
 /// No archive was written. With `--progress json` the error is told as a JSON line, and the exit code is given instead.
 pub fn run(props: &RecordProps) -> Result<u8, RecordError> {
     let mut display = Display::new(props.progress);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(RecordError::Machine)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RecordError::Machine)?;
     let result = runtime.block_on(record(props, &mut display));
     display.clear();
     let (path, code) = match result {
@@ -151,22 +148,15 @@ pub fn run(props: &RecordProps) -> Result<u8, RecordError> {
         Err(error) if props.progress == ProgressMode::Json => {
             // The profiler's own error was passed on when it came.
             if !matches!(&error, RecordError::Profiler { hint, .. } if !hint.is_empty()) {
-                progress::write_json(&Progress::Error {
-                    message: error.to_string(),
-                    hint: String::new(),
-                });
+                progress::write_json(&Progress::Error { message: error.to_string(), hint: String::new() });
             }
             return Ok(EXIT_FAILED);
         }
         Err(error) => return Err(error),
     };
     if props.open {
-        let shown = open::OpenProps {
-            archive: path,
-            port: open::DEFAULT_PORT,
-            ui: open::UiSource::default(),
-            browser: true,
-        };
+        let shown =
+            open::OpenProps { archive: path, port: open::DEFAULT_PORT, ui: open::UiSource::default(), browser: true };
         if let Err(error) = open::run(&shown) {
             eprintln!("error: the archive is written, but {error}");
             return Ok(EXIT_FAILED);
@@ -191,12 +181,7 @@ async fn record(props: &RecordProps, display: &mut Display) -> Result<Recorded, 
     let request = request(props, command.as_ref().map(HeldCommand::pid));
     let started_at = SystemTime::now();
     let connection = local::start(props.profiler.as_deref())?;
-    let ends = Ends {
-        spool: &mut spool,
-        display,
-        signals: &mut signals,
-        command: command.as_mut(),
-    };
+    let ends = Ends { spool: &mut spool, display, signals: &mut signals, command: command.as_mut() };
     let captured = capture::capture(connection, &request, ends).await;
     let recorded = keep(captured, &request, started_at, &path, &mut spool, display);
     if let Some(command) = &mut command {
@@ -258,10 +243,7 @@ fn keep(
     }
     // Nobody may read it; the archive is written all the same.
     let _ = io::stdout().write_all(summary::summary(path, bytes, &manifest).as_bytes());
-    Ok(Recorded::Archive {
-        path: path.to_owned(),
-        code: if missing.is_empty() { 0 } else { EXIT_PARTIAL },
-    })
+    Ok(Recorded::Archive { path: path.to_owned(), code: if missing.is_empty() { 0 } else { EXIT_PARTIAL } })
 }
 
 /// Says on standard error that something is missing: always, since the exit code says so too.
@@ -274,21 +256,13 @@ fn tell(display: &Display, sentence: &str) {
 
 /// The manifest of a capture whose end is missing: what arrived of the profiler's own, else what is known here.
 fn torn_manifest(torn: Torn, request: &Request, started_at: SystemTime) -> Manifest {
-    let partial = DimensionOutcome::Partial {
-        reasons: vec![torn.why.clone()],
-    };
-    let dimensions: BTreeMap<_, _> = request
-        .collect
-        .iter()
-        .map(|&dimension| (dimension, partial.clone()))
-        .collect();
+    let partial = DimensionOutcome::Partial { reasons: vec![torn.why.clone()] };
+    let dimensions: BTreeMap<_, _> = request.collect.iter().map(|&dimension| (dimension, partial.clone())).collect();
     if let Some(manifest) = torn.manifest {
         let mut manifest = *manifest;
         manifest.dimensions = dimensions;
         manifest.end_reason = EndReason::ProfilerDied;
-        manifest
-            .notes
-            .push(format!("The trace may not be whole: {}.", torn.why));
+        manifest.notes.push(format!("The trace may not be whole: {}.", torn.why));
         return manifest;
     }
     let processes = torn.processes.into_iter().map(|process| ProcessOutcome {
@@ -339,10 +313,8 @@ pub(crate) mod tests {
     /// A manifest of a capture in which nothing is missing.
     pub(crate) fn manifest() -> Manifest {
         let collect = vec![Dimension::Python, Dimension::Cpu];
-        let complete: BTreeMap<_, _> = collect
-            .iter()
-            .map(|&dimension| (dimension, DimensionOutcome::Complete))
-            .collect();
+        let complete: BTreeMap<_, _> =
+            collect.iter().map(|&dimension| (dimension, DimensionOutcome::Complete)).collect();
         Manifest {
             schema: SCHEMA_VERSION,
             profiler_version: "0.1.0".to_owned(),
@@ -376,12 +348,7 @@ pub(crate) mod tests {
     #[test]
     fn a_torn_capture_is_partial_in_every_dimension() {
         let request = manifest().request;
-        let torn = Torn {
-            why: "it died".into(),
-            manifest: None,
-            processes: vec![],
-            elapsed_ms: 250,
-        };
+        let torn = Torn { why: "it died".into(), manifest: None, processes: vec![], elapsed_ms: 250 };
         let made = torn_manifest(torn, &request, SystemTime::UNIX_EPOCH);
         assert_eq!(made.end_reason, EndReason::ProfilerDied);
         assert_eq!(made.started_at, "1970-01-01T00:00:00Z");
@@ -393,10 +360,7 @@ pub(crate) mod tests {
 
     #[test]
     fn errors_are_one_sentence_with_the_hint() {
-        let error = RecordError::Profiler {
-            message: "no process 9".into(),
-            hint: "see `ps`".into(),
-        };
+        let error = RecordError::Profiler { message: "no process 9".into(), hint: "see `ps`".into() };
         assert_eq!(error.to_string(), "no process 9; see `ps`");
     }
 }

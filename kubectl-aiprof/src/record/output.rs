@@ -23,10 +23,7 @@ pub fn archive_path(given: Option<&Path>, target: &Target) -> Result<PathBuf, Re
     if let Some(given) = given {
         if given.is_dir() {
             let source = io::Error::from(io::ErrorKind::IsADirectory);
-            return Err(RecordError::Output {
-                path: given.to_owned(),
-                source,
-            });
+            return Err(RecordError::Output { path: given.to_owned(), source });
         }
         return Ok(given.to_owned());
     }
@@ -58,10 +55,7 @@ impl Spool {
         };
         match tempfile::tempfile_in(&folder) {
             Ok(file) => Ok(Self { folder, file, bytes: 0 }),
-            Err(source) => Err(RecordError::Output {
-                path: archive.to_owned(),
-                source,
-            }),
+            Err(source) => Err(RecordError::Output { path: archive.to_owned(), source }),
         }
     }
 
@@ -85,10 +79,7 @@ impl Spool {
     /// What a failure to write means.
     #[must_use]
     pub fn failed(&self, source: io::Error) -> RecordError {
-        RecordError::Spool {
-            folder: self.folder.clone(),
-            source,
-        }
+        RecordError::Spool { folder: self.folder.clone(), source }
     }
 }
 
@@ -134,9 +125,7 @@ fn command_name<'a>(program: &OsStr, mut arguments: impl Iterator<Item = &'a OsS
     while let Some(argument) = arguments.next().map(OsStr::to_string_lossy) {
         match &*argument {
             "-m" => {
-                return arguments
-                    .next()
-                    .map_or(program, |module| module.to_string_lossy().into_owned());
+                return arguments.next().map_or(program, |module| module.to_string_lossy().into_owned());
             }
             "-c" | "-" => return program,
             option if PYTHON_OPTIONS_WITH_VALUE.contains(&option) => drop(arguments.next()),
@@ -167,11 +156,7 @@ fn file_name(name: &str) -> String {
         }
     }
     let plain = plain.trim_matches(['-', '.']);
-    if plain.is_empty() {
-        "capture".to_owned()
-    } else {
-        plain.to_owned()
-    }
+    if plain.is_empty() { "capture".to_owned() } else { plain.to_owned() }
 }
 
 #[cfg(test)]
@@ -182,19 +167,13 @@ mod tests {
 
     fn name(words: &[&str]) -> String {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        target_name(&Target::Command {
-            program: words[0].clone(),
-            arguments: words[1..].to_vec(),
-        })
+        target_name(&Target::Command { program: words[0].clone(), arguments: words[1..].to_vec() })
     }
 
     #[test]
     fn archives_are_named_after_the_script() {
         assert_eq!(name(&["python3", "server.py", "--port", "1"]), "server");
-        assert_eq!(
-            name(&["/usr/bin/python3.12", "-u", "-X", "dev", "/srv/app/main.py"]),
-            "main"
-        );
+        assert_eq!(name(&["/usr/bin/python3.12", "-u", "-X", "dev", "/srv/app/main.py"]), "main");
         assert_eq!(name(&["python", "-m", "http.server", "8000"]), "http.server");
         assert_eq!(name(&["python3", "-c", "pass"]), "python3");
         assert_eq!(name(&["/usr/local/bin/vllm", "serve"]), "vllm");
@@ -218,14 +197,8 @@ mod tests {
     #[test]
     fn a_folder_is_no_archive() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::Running {
-            pids: vec![],
-            processes: vec![],
-        };
-        assert!(matches!(
-            archive_path(Some(folder.path()), &target),
-            Err(RecordError::Output { .. })
-        ));
+        let target = Target::Running { pids: vec![], processes: vec![] };
+        assert!(matches!(archive_path(Some(folder.path()), &target), Err(RecordError::Output { .. })));
         let missing = folder.path().join("missing/x.aiprof.tar.gz");
         assert!(matches!(Spool::create(&missing), Err(RecordError::Output { .. })));
     }

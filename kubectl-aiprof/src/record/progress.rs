@@ -55,10 +55,7 @@ impl Display {
                     .unwrap_or_else(|_| ProgressStyle::default_spinner());
                 Self::Bar(ProgressBar::new_spinner().with_style(style))
             }
-            ProgressMode::Auto | ProgressMode::Plain => Self::Plain {
-                next_ms: PLAIN_INTERVAL_MS,
-                duration_ms: None,
-            },
+            ProgressMode::Auto | ProgressMode::Plain => Self::Plain { next_ms: PLAIN_INTERVAL_MS, duration_ms: None },
             ProgressMode::Json => Self::Json,
             ProgressMode::None => Self::Silent,
         }
@@ -79,9 +76,7 @@ impl Display {
         match self {
             Self::Bar(bar) => bar.println(message),
             Self::Plain { .. } => write_line(message),
-            Self::Json => write_json(&Progress::Warning {
-                message: message.to_owned(),
-            }),
+            Self::Json => write_json(&Progress::Warning { message: message.to_owned() }),
             Self::Silent => {}
         }
     }
@@ -164,11 +159,7 @@ fn sentence(progress: &Progress) -> Option<String> {
             format!("process {pid} {} ({})", printable(name), printable(python))
         }
         Progress::Warning { message } => format!("warning: {}", printable(message)),
-        Progress::Started {
-            duration_ms,
-            processes,
-            threads,
-        } => {
+        Progress::Started { duration_ms, processes, threads } => {
             let until = match duration_ms {
                 Some(milliseconds) => format!("for {}", seconds(*milliseconds)),
                 None => "until it ends or Ctrl-C".to_owned(),
@@ -202,22 +193,11 @@ pub const fn reason_words(reason: EndReason) -> &'static str {
 }
 
 fn counts(progress: &Progress) -> String {
-    let Progress::Tick {
-        trace_bytes,
-        samples,
-        switches,
-        lost,
-        ..
-    } = progress
-    else {
+    let Progress::Tick { trace_bytes, samples, switches, lost, .. } = progress else {
         return String::new();
     };
-    let mut text = format!(
-        "{} samples, {} switches, {}",
-        HumanCount(*samples),
-        HumanCount(*switches),
-        HumanBytes(*trace_bytes),
-    );
+    let mut text =
+        format!("{} samples, {} switches, {}", HumanCount(*samples), HumanCount(*switches), HumanBytes(*trace_bytes),);
     if *lost > 0 {
         let _ = write!(text, ", {} lost", HumanCount(*lost));
     }
@@ -245,13 +225,7 @@ mod tests {
 
     #[test]
     fn counts_name_losses_only_where_there_are_some() {
-        let tick = |lost| Progress::Tick {
-            elapsed_ms: 1,
-            trace_bytes: 2048,
-            samples: 1234,
-            switches: 5,
-            lost,
-        };
+        let tick = |lost| Progress::Tick { elapsed_ms: 1, trace_bytes: 2048, samples: 1234, switches: 5, lost };
         assert_eq!(counts(&tick(0)), "1,234 samples, 5 switches, 2.00 KiB");
         assert!(counts(&tick(7)).ends_with(", 7 lost"));
     }
@@ -264,11 +238,7 @@ mod tests {
 
     #[test]
     fn names_from_the_target_cannot_steer_the_terminal() {
-        let progress = Progress::Process {
-            pid: 1,
-            name: "\x1b[2J".into(),
-            python: None,
-        };
+        let progress = Progress::Process { pid: 1, name: "\x1b[2J".into(), python: None };
         assert!(!sentence(&progress).unwrap().contains('\x1b'));
     }
 }

@@ -160,10 +160,7 @@ impl Session {
             }
             (_, damage, _) => why_torn(damage, broken, ended, &self.other_lines),
         };
-        Outcome::Failed {
-            message: format!("{why}, before it captured anything"),
-            hint: String::new(),
-        }
+        Outcome::Failed { message: format!("{why}, before it captured anything"), hint: String::new() }
     }
 
     fn add_to_line(&mut self, bytes: &[u8]) {
@@ -196,11 +193,7 @@ impl Session {
         match progress {
             Progress::Process { pid, name, python } => {
                 self.processes.retain(|process| process.pid != *pid);
-                self.processes.push(NamedProcess {
-                    pid: *pid,
-                    name: name.clone(),
-                    python: python.clone(),
-                });
+                self.processes.push(NamedProcess { pid: *pid, name: name.clone(), python: python.clone() });
             }
             Progress::Started { .. } => self.started = true,
             Progress::Tick { elapsed_ms, .. } => self.elapsed_ms = *elapsed_ms,
@@ -230,9 +223,7 @@ fn why_torn(damage: Option<FrameError>, broken: Option<&str>, ended: &Ended, oth
 /// Text from outside without what would steer a terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
-        .collect()
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 #[cfg(test)]
@@ -251,28 +242,12 @@ mod tests {
 
     #[test]
     fn progress_lines_arrive_in_any_pieces() {
-        let tick = Progress::Tick {
-            elapsed_ms: 250,
-            trace_bytes: 9,
-            samples: 2,
-            switches: 3,
-            lost: 0,
-        };
-        let started = Progress::Started {
-            duration_ms: None,
-            processes: 1,
-            threads: 1,
-        };
+        let tick = Progress::Tick { elapsed_ms: 250, trace_bytes: 9, samples: 2, switches: 3, lost: 0 };
+        let started = Progress::Started { duration_ms: None, processes: 1, threads: 1 };
         let bytes = [line(&started), line(&tick)].concat();
         let mut session = Session::default();
-        let lines: Vec<_> = bytes
-            .chunks(3)
-            .flat_map(|piece| session.progress_bytes(piece))
-            .collect();
-        assert_eq!(
-            lines.iter().map(|line| line.progress.clone()).collect::<Vec<_>>(),
-            [started, tick]
-        );
+        let lines: Vec<_> = bytes.chunks(3).flat_map(|piece| session.progress_bytes(piece)).collect();
+        assert_eq!(lines.iter().map(|line| line.progress.clone()).collect::<Vec<_>>(), [started, tick]);
         assert!(session.started() && !session.finishing());
     }
 
@@ -289,47 +264,26 @@ mod tests {
     #[test]
     fn an_error_of_the_profiler_is_the_outcome() {
         let mut session = Session::default();
-        session.progress_bytes(&line(&Progress::Error {
-            message: "no".into(),
-            hint: "do".into(),
-        }));
+        session.progress_bytes(&line(&Progress::Error { message: "no".into(), hint: "do".into() }));
         let outcome = session.finish(&Ended::Exited(1), None);
-        assert_eq!(
-            outcome,
-            Outcome::Failed {
-                message: "no".into(),
-                hint: "do".into()
-            }
-        );
+        assert_eq!(outcome, Outcome::Failed { message: "no".into(), hint: "do".into() });
     }
 
     #[test]
     fn what_came_before_the_end_is_kept() {
         let mut session = Session::default();
         let mut trace = Vec::new();
-        session
-            .capture_bytes(&Encoder::new().frame(FrameKind::Trace, b"abc"), &mut trace)
-            .unwrap();
+        session.capture_bytes(&Encoder::new().frame(FrameKind::Trace, b"abc"), &mut trace).unwrap();
         session.progress_bytes(b"thread panicked\x1b[2J\nat lib.rs");
         assert_eq!(trace, b"abc");
-        let Outcome::Torn(torn) = session.finish(&ENDED, None) else {
-            panic!("not torn")
-        };
-        assert_eq!(
-            torn.why,
-            "the profiler ended too early (signal 9), saying: thread panicked\u{fffd}[2J / at lib.rs"
-        );
+        let Outcome::Torn(torn) = session.finish(&ENDED, None) else { panic!("not torn") };
+        assert_eq!(torn.why, "the profiler ended too early (signal 9), saying: thread panicked\u{fffd}[2J / at lib.rs");
     }
 
     #[test]
     fn a_profiler_that_sent_nothing_is_a_failure() {
-        let Outcome::Failed { message, .. } = Session::default().finish(&ENDED, None) else {
-            panic!("not failed")
-        };
-        assert_eq!(
-            message,
-            "the profiler ended too early (signal 9), before it captured anything"
-        );
+        let Outcome::Failed { message, .. } = Session::default().finish(&ENDED, None) else { panic!("not failed") };
+        assert_eq!(message, "the profiler ended too early (signal 9), before it captured anything");
     }
 
     #[test]

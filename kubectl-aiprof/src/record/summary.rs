@@ -22,11 +22,7 @@ pub fn missing(manifest: &Manifest, trace_bytes: u64) -> Vec<String> {
         match manifest.dimensions.get(dimension) {
             Some(Outcome::Complete) => {}
             Some(Outcome::Partial { reasons }) => {
-                missing.extend(
-                    reasons
-                        .iter()
-                        .map(|reason| format!("{name} is partial: {}", printable(reason))),
-                );
+                missing.extend(reasons.iter().map(|reason| format!("{name} is partial: {}", printable(reason))));
                 if reasons.is_empty() {
                     missing.push(format!("{name} is partial"));
                 }
@@ -58,24 +54,14 @@ pub fn summary(path: &Path, archive_bytes: u64, manifest: &Manifest) -> String {
     text.push('\n');
     for process in manifest.processes.iter().take(MAX_PROCESSES) {
         let python = process.python.as_deref().unwrap_or("no Python");
-        let _ = write!(
-            text,
-            "  process {} {}, {}",
-            process.pid,
-            printable(&process.name),
-            printable(python)
-        );
+        let _ = write!(text, "  process {} {}, {}", process.pid, printable(&process.name), printable(python));
         if let Some(milliseconds) = process.exited_after_ms {
             let _ = write!(text, ", ended after {:.1} s", milliseconds as f64 / 1000.0);
         }
         text.push('\n');
     }
     if manifest.processes.len() > MAX_PROCESSES {
-        let _ = writeln!(
-            text,
-            "  and {} more processes",
-            manifest.processes.len() - MAX_PROCESSES
-        );
+        let _ = writeln!(text, "  and {} more processes", manifest.processes.len() - MAX_PROCESSES);
     }
     for (name, stream) in &manifest.streams {
         let _ = write!(text, "  {} {}", HumanCount(stream.records), printable(name));
@@ -88,21 +74,14 @@ pub fn summary(path: &Path, archive_bytes: u64, manifest: &Manifest) -> String {
         text.push('\n');
     }
     let path = shell_word(&path);
-    let _ = write!(
-        text,
-        "Next:\n  kubectl aiprof open {path}\n  kubectl aiprof report {path}\n"
-    );
+    let _ = write!(text, "Next:\n  kubectl aiprof open {path}\n  kubectl aiprof report {path}\n");
     text
 }
 
 /// A path as a shell reads it back.
 fn shell_word(path: &str) -> String {
     let plain = |char: char| char.is_alphanumeric() || "/._-+:@%=".contains(char);
-    if path.chars().all(plain) {
-        path.to_owned()
-    } else {
-        format!("'{}'", path.replace('\'', r"'\''"))
-    }
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

@@ -57,12 +57,7 @@ impl Analysis {
     /// A report on a capture of this manifest, with tables of `top` rows.
     #[must_use]
     pub fn new(manifest: &Manifest, top: usize) -> Self {
-        Self {
-            manifest: manifest.clone(),
-            top,
-            numbers: FunctionNumbers::default(),
-            processes: BTreeMap::new(),
-        }
+        Self { manifest: manifest.clone(), top, numbers: FunctionNumbers::default(), processes: BTreeMap::new() }
     }
 
     /// Whether the capture is known to have been cut off.
@@ -73,22 +68,16 @@ impl Analysis {
 
     /// Notes that the rest of the trace cannot be read.
     pub fn note_damage(&mut self, why: &str) {
-        self.manifest
-            .notes
-            .push(format!("The trace was read up to where it breaks off: {why}"));
+        self.manifest.notes.push(format!("The trace was read up to where it breaks off: {why}"));
     }
 
     /// Takes one event.
     pub fn add(&mut self, event: &Event) {
         match event {
             Event::Process(process) => self.process(process.pid).name.clone_from(&process.name),
-            Event::Thread(thread) => self
-                .process(thread.pid)
-                .threads
-                .entry(thread.tid)
-                .or_default()
-                .name
-                .clone_from(&thread.name),
+            Event::Thread(thread) => {
+                self.process(thread.pid).threads.entry(thread.tid).or_default().name.clone_from(&thread.name)
+            }
             Event::Sample(sample) => {
                 let process = self.processes.entry(sample.pid).or_default();
                 process.functions.add(&sample.stack, &mut self.numbers);
@@ -205,16 +194,9 @@ impl TimeSums {
 
     fn split(self) -> TimeSplit {
         let runnable_ns = self.delay.total_ns;
-        let observed_ns = self
-            .running_ns
-            .saturating_add(runnable_ns)
-            .saturating_add(self.waiting_ns);
+        let observed_ns = self.running_ns.saturating_add(runnable_ns).saturating_add(self.waiting_ns);
         let share = |part_ns: u64| {
-            if observed_ns == 0 {
-                0.0
-            } else {
-                part_ns as f64 / observed_ns as f64
-            }
+            if observed_ns == 0 { 0.0 } else { part_ns as f64 / observed_ns as f64 }
         };
         TimeSplit {
             observed_ns,
@@ -237,9 +219,7 @@ impl TimeSums {
 
 fn quality(manifest: &Manifest) -> Quality {
     let asked = &manifest.request.collect;
-    let got_all = asked
-        .iter()
-        .all(|dimension| manifest.dimensions.get(dimension) == Some(&Outcome::Complete));
+    let got_all = asked.iter().all(|dimension| manifest.dimensions.get(dimension) == Some(&Outcome::Complete));
     let lost_none = manifest.streams.values().all(|stream| stream.lost == 0);
     Quality {
         complete: got_all && lost_none,

@@ -26,11 +26,7 @@ pub struct FunctionNumbers {
 
 impl FunctionNumbers {
     fn number(&mut self, frame: &Frame) -> usize {
-        let function = Function {
-            kind: frame.kind,
-            name: Arc::clone(&frame.function),
-            file: Arc::clone(&frame.file),
-        };
+        let function = Function { kind: frame.kind, name: Arc::clone(&frame.function), file: Arc::clone(&frame.file) };
         let functions = &mut self.functions;
         let counted_in = &mut self.counted_in;
         *self.numbers.entry(function).or_insert_with_key(|function| {
@@ -159,26 +155,14 @@ mod tests {
 
     fn frame(kind: FrameKind, function: &str, line: u32) -> Arc<Frame> {
         let file = if kind == FrameKind::Python { "a.py" } else { "" };
-        Arc::new(Frame {
-            kind,
-            function: function.into(),
-            file: file.into(),
-            line,
-            ..Frame::default()
-        })
+        Arc::new(Frame { kind, function: function.into(), file: file.into(), line, ..Frame::default() })
     }
 
     fn count(stacks: &[Vec<Arc<Frame>>]) -> Functions {
         let mut numbers = FunctionNumbers::default();
         let mut counts = FunctionCounts::default();
         for stack in stacks {
-            counts.add(
-                &Stack {
-                    frames: stack.clone().into(),
-                    cut: false,
-                },
-                &mut numbers,
-            );
+            counts.add(&Stack { frames: stack.clone().into(), cut: false }, &mut numbers);
         }
         counts.tables(&numbers, 10_000_000, 10)
     }
@@ -189,18 +173,10 @@ mod tests {
         let stack = vec![python("f", 3), python("f", 2), python("f", 2), python("main", 9)];
         let tables = count(&[stack.clone(), stack, vec![python("main", 8)]]);
         let f = &tables.python_by_total[1];
-        assert_eq!(
-            (f.function.as_str(), f.total_samples, f.self_samples, f.line),
-            ("f", 2, 2, 3)
-        );
+        assert_eq!((f.function.as_str(), f.total_samples, f.self_samples, f.line), ("f", 2, 2, 3));
         let main = &tables.python_by_total[0];
         assert_eq!(
-            (
-                main.function.as_str(),
-                main.total_samples,
-                main.self_samples,
-                main.total_share
-            ),
+            (main.function.as_str(), main.total_samples, main.self_samples, main.total_share),
             ("main", 3, 1, 1.0)
         );
         assert_eq!(main.total_ns, 30_000_000);

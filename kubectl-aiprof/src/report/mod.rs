@@ -82,10 +82,7 @@ pub fn run(props: &ReportProps) -> Result<(), ReportError> {
                 break;
             }
             Err(source) => {
-                return Err(ReportError::Trace {
-                    path: props.archive.clone(),
-                    source,
-                });
+                return Err(ReportError::Trace { path: props.archive.clone(), source });
             }
         }
     }

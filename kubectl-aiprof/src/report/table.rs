@@ -27,15 +27,8 @@ pub(super) struct Table {
 impl Table {
     /// A table with its headings.
     pub(super) fn new(indent: usize, columns: &[(Align, &str)]) -> Self {
-        let (aligns, headings) = columns
-            .iter()
-            .map(|&(align, heading)| (align, heading.to_owned()))
-            .unzip();
-        Self {
-            aligns,
-            rows: vec![headings],
-            indent,
-        }
+        let (aligns, headings) = columns.iter().map(|&(align, heading)| (align, heading.to_owned())).unzip();
+        Self { aligns, rows: vec![headings], indent }
     }
 
     /// Adds a row of as many cells as there are columns.
@@ -48,12 +41,7 @@ impl Table {
         let columns = self.aligns.len();
         let widths: Vec<usize> = (0..columns)
             .map(|column| {
-                self.rows
-                    .iter()
-                    .filter_map(|row| row.get(column))
-                    .map(|cell| cell.width())
-                    .max()
-                    .unwrap_or(0)
+                self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
             })
             .collect();
         let mut text = String::new();
@@ -64,11 +52,7 @@ impl Table {
                 if column > 0 {
                     line.push_str(GAP);
                 }
-                let cell = if last {
-                    cut(cell, WIDTH.saturating_sub(line.width()))
-                } else {
-                    cell.clone()
-                };
+                let cell = if last { cut(cell, WIDTH.saturating_sub(line.width())) } else { cell.clone() };
                 let room = " ".repeat(widths[column].saturating_sub(cell.width()));
                 match self.aligns[column] {
                     Align::Right => line.push_str(&(room + &cell)),

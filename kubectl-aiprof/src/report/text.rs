@@ -28,12 +28,7 @@ pub fn render(report: &Report, top: usize) -> String {
     let busy = |process: &&ProcessReport| process.samples > 0 || process.time.observed_ns > 0;
     let busy: Vec<_> = report.processes.iter().filter(busy).collect();
     if busy.len() > 1 {
-        let _ = write!(
-            text,
-            "\nALL {} PROCESSES, {} on a CPU\n",
-            busy.len(),
-            duration(report.sampled_ns)
-        );
+        let _ = write!(text, "\nALL {} PROCESSES, {} on a CPU\n", busy.len(), duration(report.sampled_ns));
         text.push_str(&functions(&report.functions, top));
     }
     for process in busy.iter().take(top) {
@@ -82,10 +77,7 @@ fn missing(report: &Report) -> String {
             sentences.push(format!("{name}: {} lost, {} kept", stream.lost, stream.records));
         }
         if stream.thinned > 0 {
-            sentences.push(format!(
-                "{name}: {} left out to stay cheap, {} kept",
-                stream.thinned, stream.records
-            ));
+            sentences.push(format!("{name}: {} left out to stay cheap, {} kept", stream.thinned, stream.records));
         }
     }
     for process in &report.processes {
@@ -155,18 +147,9 @@ fn threads(process: &ProcessReport, top: usize) -> String {
         ]
     };
     for thread in process.threads.iter().take(top) {
-        let reasons: Vec<_> = thread
-            .wait_reasons
-            .iter()
-            .take(THREAD_REASONS)
-            .map(|wait| printable(&wait.reason))
-            .collect();
-        table.row(row(
-            thread.tid.to_string(),
-            printable(&thread.name),
-            &thread.time,
-            reasons.join(", "),
-        ));
+        let reasons: Vec<_> =
+            thread.wait_reasons.iter().take(THREAD_REASONS).map(|wait| printable(&wait.reason)).collect();
+        table.row(row(thread.tid.to_string(), printable(&thread.name), &thread.time, reasons.join(", ")));
     }
     if process.threads.len() > 1 {
         let all = format!("all {} threads", process.threads.len());
@@ -178,11 +161,7 @@ fn threads(process: &ProcessReport, top: usize) -> String {
         let _ = writeln!(
             text,
             "  Waited for a CPU {} ({} preempted): mean {}, longest {}.",
-            if delay.count == 1 {
-                "once".to_owned()
-            } else {
-                format!("{} times", delay.count)
-            },
+            if delay.count == 1 { "once".to_owned() } else { format!("{} times", delay.count) },
             delay.preempted_count,
             duration(delay.mean_ns),
             duration(delay.longest_ns),

@@ -80,11 +80,7 @@ impl WaitSums {
         rows.into_iter()
             .map(|((reason, place), sum)| WaitReport {
                 wait: sum.named(reason),
-                share: if all_ns == 0 {
-                    0.0
-                } else {
-                    sum.total_ns as f64 / all_ns as f64
-                },
+                share: if all_ns == 0 { 0.0 } else { sum.total_ns as f64 / all_ns as f64 },
                 stack: place.iter().map(site).collect(),
             })
             .collect()
@@ -100,24 +96,12 @@ fn place(stack: Option<&Stack>) -> Place {
     frames
         .iter()
         .filter(|frame| Some(frame.kind) == kind)
-        .map(|frame| {
-            (
-                frame.kind,
-                Arc::clone(&frame.function),
-                Arc::clone(&frame.file),
-                frame.line,
-            )
-        })
+        .map(|frame| (frame.kind, Arc::clone(&frame.function), Arc::clone(&frame.file), frame.line))
         .collect()
 }
 
 fn site((kind, function, file, line): &(FrameKind, Arc<str>, Arc<str>, u32)) -> Site {
-    Site {
-        kind: Kind::from(*kind),
-        function: function.to_string(),
-        file: file.to_string(),
-        line: *line,
-    }
+    Site { kind: Kind::from(*kind), function: function.to_string(), file: file.to_string(), line: *line }
 }
 
 impl From<FrameKind> for Kind {
@@ -136,17 +120,9 @@ mod tests {
 
     fn stack(frames: &[(FrameKind, &str, u64)]) -> Stack {
         let frame = |&(kind, function, address): &(FrameKind, &str, u64)| {
-            Arc::new(Frame {
-                kind,
-                function: function.into(),
-                address,
-                ..Frame::default()
-            })
+            Arc::new(Frame { kind, function: function.into(), address, ..Frame::default() })
         };
-        Stack {
-            frames: frames.iter().map(frame).collect(),
-            cut: false,
-        }
+        Stack { frames: frames.iter().map(frame).collect(), cut: false }
     }
 
     #[test]
@@ -158,31 +134,16 @@ mod tests {
             (FrameKind::Native, "sem_wait", 1),
             (FrameKind::Python, "get", 0),
         ]);
-        let native = |address| {
-            stack(&[
-                (FrameKind::Kernel, "futex_wait", 0),
-                (FrameKind::Native, "sem_wait", address),
-            ])
-        };
+        let native = |address| stack(&[(FrameKind::Kernel, "futex_wait", 0), (FrameKind::Native, "sem_wait", address)]);
         sums.add(&futex, Some(&python), 100);
         sums.add(&futex, Some(&native(1)), 30);
         sums.add(&futex, Some(&native(2)), 50);
         sums.add(&futex, None, 20);
         let rows = sums.rows(10);
-        let names: Vec<Vec<_>> = rows
-            .iter()
-            .map(|row| row.stack.iter().map(|site| site.function.as_str()).collect())
-            .collect();
+        let names: Vec<Vec<_>> =
+            rows.iter().map(|row| row.stack.iter().map(|site| site.function.as_str()).collect()).collect();
         assert_eq!(names, [vec!["get"], vec!["sem_wait"], vec![]]);
-        assert_eq!(
-            rows[1].wait,
-            WaitReason {
-                reason: "futex".into(),
-                count: 2,
-                total_ns: 80,
-                longest_ns: 50
-            }
-        );
+        assert_eq!(rows[1].wait, WaitReason { reason: "futex".into(), count: 2, total_ns: 80, longest_ns: 50 });
         assert!((rows[0].share - 0.5).abs() < 1e-9);
     }
 }

@@ -72,10 +72,7 @@ pub fn start(path: Option<&Path>) -> Result<Connection, LocalError> {
         .process_group(0);
     let spawned = Command::from(command).kill_on_drop(true).spawn();
     drop(in_memory);
-    let mut child = spawned.map_err(|source| LocalError::Start {
-        path: path.clone(),
-        source,
-    })?;
+    let mut child = spawned.map_err(|source| LocalError::Start { path: path.clone(), source })?;
     let (Some(requests), Some(capture), Some(progress)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -169,9 +166,6 @@ mod tests {
 
     #[test]
     fn what_is_not_gzip_is_an_error() {
-        assert!(matches!(
-            unpack(b"no gzip at all, and long enough"),
-            Err(LocalError::Unpack(_))
-        ));
+        assert!(matches!(unpack(b"no gzip at all, and long enough"), Err(LocalError::Unpack(_))));
     }
 }

@@ -26,11 +26,7 @@ pub(crate) fn folder() -> TempDir {
 /// The plugin, run in `folder`.
 pub(crate) fn plugin(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-aiprof"));
-    command
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .env_remove("SUDO_UID")
-        .env_remove("SUDO_GID");
+    command.current_dir(folder).stdin(Stdio::null()).env_remove("SUDO_UID").env_remove("SUDO_GID");
     command
 }
 
@@ -57,12 +53,7 @@ pub(crate) fn finish(command: &mut Command) -> Done {
 
 /// The stand-in, which cargo builds as an example when it builds all tests.
 fn stand_in() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_kubectl-aiprof"))
-        .with_file_name("examples")
-        .join("stand-in-profiler");
-    assert!(
-        path.exists(),
-        "build it first: cargo build -p kubectl-aiprof --examples"
-    );
+    let path = Path::new(env!("CARGO_BIN_EXE_kubectl-aiprof")).with_file_name("examples").join("stand-in-profiler");
+    assert!(path.exists(), "build it first: cargo build -p kubectl-aiprof --examples");
     path
 }

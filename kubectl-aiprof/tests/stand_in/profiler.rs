@@ -29,11 +29,7 @@ use aiprof_capture::{
 const TICK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    assert_eq!(
-        env::args().nth(1).as_deref(),
-        Some("--stdio"),
-        "the profiler is called with --stdio"
-    );
+    assert_eq!(env::args().nth(1).as_deref(), Some("--stdio"), "the profiler is called with --stdio");
     if let Some(path) = env::var_os("STAND_IN_PID") {
         fs::write(path, std::process::id().to_string()).unwrap();
     }
@@ -44,16 +40,9 @@ fn main() -> ExitCode {
     }
     let lines = input_lines();
     let request: Request = serde_json::from_str(&lines.recv().unwrap()).unwrap();
-    let spoken = if behaviour == "newer" {
-        PROTOCOL_VERSION + 1
-    } else {
-        PROTOCOL_VERSION
-    };
+    let spoken = if behaviour == "newer" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
     if request.protocol != spoken {
-        let message = format!(
-            "the plugin speaks protocol {}, this profiler {spoken}",
-            request.protocol
-        );
+        let message = format!("the plugin speaks protocol {}, this profiler {spoken}", request.protocol);
         return refuse(message, "install the same version of both");
     }
     let target = request.pids.first().copied().unwrap_or(4242);
@@ -66,21 +55,13 @@ fn main() -> ExitCode {
 fn capture(behaviour: &str, request: &Request, target: u32, lines: &Receiver<String>) -> ExitCode {
     let mut encoder = Encoder::new();
     let python = Some("CPython 3.12.1".to_owned());
-    say(&Progress::Process {
-        pid: target,
-        name: "server.py".to_owned(),
-        python: python.clone(),
-    });
+    say(&Progress::Process { pid: target, name: "server.py".to_owned(), python: python.clone() });
     if behaviour == "slow" {
         // Until the plugin goes.
         while lines.recv().is_ok() {}
         return ExitCode::FAILURE;
     }
-    say(&Progress::Started {
-        duration_ms: request.duration_ms,
-        processes: 1,
-        threads: 1,
-    });
+    say(&Progress::Started { duration_ms: request.duration_ms, processes: 1, threads: 1 });
     let opened = Instant::now();
     send(&encoder.frame(FrameKind::Trace, &trace(request.frequency_hz, target)));
     say_tick(opened);
@@ -104,9 +85,7 @@ fn capture(behaviour: &str, request: &Request, target: u32, lines: &Receiver<Str
     let end_reason = wait_for_end(request, target, opened, lines);
     say(&Progress::Finishing { reason: end_reason });
     let python_outcome = match behaviour {
-        "partial" => Outcome::Refused {
-            reason: "this is a stand-in".to_owned(),
-        },
+        "partial" => Outcome::Refused { reason: "this is a stand-in".to_owned() },
         _ => Outcome::Complete,
     };
     let dimensions = BTreeMap::from([(Dimension::Python, python_outcome), (Dimension::Cpu, Outcome::Complete)]);
@@ -132,14 +111,7 @@ fn capture(behaviour: &str, request: &Request, target: u32, lines: &Receiver<Str
             exited_after_ms: None,
             dimensions,
         }],
-        streams: BTreeMap::from([(
-            "samples".to_owned(),
-            Stream {
-                records: 3,
-                lost: 0,
-                thinned: 0,
-            },
-        )]),
+        streams: BTreeMap::from([("samples".to_owned(), Stream { records: 3, lost: 0, thinned: 0 })]),
         cost: Cost::default(),
         notes: vec![],
     };
@@ -177,59 +149,22 @@ fn trace(frequency_hz: u32, pid: u32) -> Vec<u8> {
         ..Frame::default()
     };
     let stack = |leaf: &str| Stack {
-        frames: [frame(Code::Python, leaf, 7), frame(Code::Python, "main", 20)]
-            .map(Into::into)
-            .into(),
+        frames: [frame(Code::Python, leaf, 7), frame(Code::Python, "main", 20)].map(Into::into).into(),
         cut: false,
     };
     let mut events = vec![
-        Event::Process(Process {
-            pid,
-            parent_pid: 1,
-            name: "server.py".to_owned(),
-        }),
-        Event::Thread(Thread {
-            pid,
-            tid: pid,
-            name: "MainThread".to_owned(),
-        }),
+        Event::Process(Process { pid, parent_pid: 1, name: "server.py".to_owned() }),
+        Event::Thread(Thread { pid, tid: pid, name: "MainThread".to_owned() }),
     ];
     for (index, leaf) in ["work", "work", "rest"].into_iter().enumerate() {
         let timestamp_ns = 1_000_000_000 + index as u64 * 10_000_000;
-        events.push(Event::Sample(Sample {
-            timestamp_ns,
-            pid,
-            tid: pid,
-            cpu: 0,
-            stack: stack(leaf),
-        }));
+        events.push(Event::Sample(Sample { timestamp_ns, pid, tid: pid, cpu: 0, stack: stack(leaf) }));
     }
-    let slice = |start_ns, end_ns, state, stack| {
-        Event::State(StateSlice {
-            pid,
-            tid: pid,
-            start_ns,
-            end_ns,
-            state,
-            stack,
-        })
-    };
-    events.push(slice(
-        1_000_000_000,
-        1_500_000_000,
-        ThreadState::Running { cpu: Some(0) },
-        None,
-    ));
-    let wait = Wait {
-        reason: "futex".into(),
-        ..Wait::default()
-    };
-    events.push(slice(
-        1_500_000_000,
-        2_000_000_000,
-        ThreadState::Waiting(wait),
-        Some(stack("get")),
-    ));
+    let slice =
+        |start_ns, end_ns, state, stack| Event::State(StateSlice { pid, tid: pid, start_ns, end_ns, state, stack });
+    events.push(slice(1_000_000_000, 1_500_000_000, ThreadState::Running { cpu: Some(0) }, None));
+    let wait = Wait { reason: "futex".into(), ..Wait::default() };
+    events.push(slice(1_500_000_000, 2_000_000_000, ThreadState::Waiting(wait), Some(stack("get"))));
     let mut writer = TraceWriter::new(frequency_hz);
     let mut bytes = Vec::new();
     for event in &events {
@@ -253,22 +188,13 @@ fn input_lines() -> Receiver<String> {
 }
 
 fn refuse(message: String, hint: &str) -> ExitCode {
-    say(&Progress::Error {
-        message,
-        hint: hint.to_owned(),
-    });
+    say(&Progress::Error { message, hint: hint.to_owned() });
     ExitCode::FAILURE
 }
 
 fn say_tick(opened: Instant) {
     let elapsed_ms = opened.elapsed().as_millis() as u64;
-    say(&Progress::Tick {
-        elapsed_ms,
-        trace_bytes: 1024,
-        samples: 3,
-        switches: 1,
-        lost: 0,
-    });
+    say(&Progress::Tick { elapsed_ms, trace_bytes: 1024, samples: 3, switches: 1, lost: 0 });
 }
 
 fn say(progress: &Progress) {

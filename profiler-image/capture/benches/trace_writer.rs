@@ -14,13 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const FRAMES: u32 = 40;
 
 fn sample(frames: Arc<[Arc<Frame>]>) -> Sample {
-    Sample {
-        timestamp_ns: 1_000_000_000_000,
-        pid: 4242,
-        tid: 4243,
-        cpu: 3,
-        stack: Stack { frames, cut: false },
-    }
+    Sample { timestamp_ns: 1_000_000_000_000, pid: 4242, tid: 4243, cpu: 3, stack: Stack { frames, cut: false } }
 }
 
 fn frame(depth: u32) -> Arc<Frame> {

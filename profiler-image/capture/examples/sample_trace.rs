@@ -32,10 +32,8 @@ fn main() -> io::Result<()> {
     let step = frame(FrameKind::Python, "Engine.step", "/app/engine.py", 12);
     let eval = frame(FrameKind::Native, "_PyEval_EvalFrameDefault", "/usr/bin/python3.12", 0);
     let futex = frame(FrameKind::Kernel, "futex_wait_queue", "", 0);
-    let stack = |frames: &[&Arc<Frame>], cut| Stack {
-        frames: frames.iter().map(|frame| Arc::clone(frame)).collect(),
-        cut,
-    };
+    let stack =
+        |frames: &[&Arc<Frame>], cut| Stack { frames: frames.iter().map(|frame| Arc::clone(frame)).collect(), cut };
     let busy = stack(&[&eval, &step, &module], false);
     let parked = stack(&[&futex, &eval, &step, &module], true);
 
@@ -45,33 +43,14 @@ fn main() -> io::Result<()> {
             monotonic_ns: 900 * MS,
             realtime_ns: 1_767_225_600_000 * MS,
         }),
-        Event::Process(Process {
-            pid: PID,
-            parent_pid: 1,
-            name: "python3 server.py".into(),
-        }),
+        Event::Process(Process { pid: PID, parent_pid: 1, name: "python3 server.py".into() }),
     ];
     for tid in [PID, PID + 1] {
-        events.push(Event::Thread(Thread {
-            pid: PID,
-            tid,
-            name: format!("thread-{tid}"),
-        }));
+        events.push(Event::Thread(Thread { pid: PID, tid, name: format!("thread-{tid}") }));
         let begin = |at: u64, function: &Arc<Frame>| {
-            Event::PythonBegin(PythonBegin {
-                timestamp_ns: at * MS,
-                pid: PID,
-                tid,
-                function: Arc::clone(function),
-            })
+            Event::PythonBegin(PythonBegin { timestamp_ns: at * MS, pid: PID, tid, function: Arc::clone(function) })
         };
-        let end = |at: u64| {
-            Event::PythonEnd(PythonEnd {
-                timestamp_ns: at * MS,
-                pid: PID,
-                tid,
-            })
-        };
+        let end = |at: u64| Event::PythonEnd(PythonEnd { timestamp_ns: at * MS, pid: PID, tid });
         events.push(begin(1_000, &module));
         for round in 0..10 {
             let start = 1_000 + round * 100;
@@ -104,13 +83,7 @@ fn main() -> io::Result<()> {
         }
         events.push(end(2_000));
         let empty = Stack::default();
-        events.push(Event::Sample(Sample {
-            timestamp_ns: 1_999 * MS,
-            pid: PID,
-            tid,
-            cpu: 0,
-            stack: empty,
-        }));
+        events.push(Event::Sample(Sample { timestamp_ns: 1_999 * MS, pid: PID, tid, cpu: 0, stack: empty }));
     }
 
     let mut writer = TraceWriter::new(99);
@@ -133,8 +106,5 @@ fn waiting() -> ThreadState {
 }
 
 fn woken(tid: u32) -> ThreadState {
-    ThreadState::Runnable {
-        preempted: false,
-        waker: Some(Waker { pid: PID, tid: tid ^ 1 }),
-    }
+    ThreadState::Runnable { preempted: false, waker: Some(Waker { pid: PID, tid: tid ^ 1 }) }
 }

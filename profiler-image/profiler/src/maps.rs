@@ -35,11 +35,7 @@ impl Mapping {
     /// The file's name without its folder; empty for a mapping without a file.
     #[must_use]
     pub fn file_name(&self) -> &str {
-        self.path
-            .as_deref()
-            .and_then(Path::file_name)
-            .and_then(OsStr::to_str)
-            .unwrap_or_default()
+        self.path.as_deref().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default()
     }
 }
 
@@ -57,10 +53,7 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Mapping>> {
 /// Opens the file behind a mapping of process `pid`: by its path in the target's mount namespace, else (it was deleted,
 /// or the path leads elsewhere) by `/proc/PID/map_files`, which needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`.
 pub fn open_file(pid: u32, mapping: &Mapping) -> io::Result<File> {
-    let path = mapping
-        .path
-        .as_deref()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "anonymous mapping"))?;
+    let path = mapping.path.as_deref().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "anonymous mapping"))?;
     let by_mapping = || File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end));
     if mapping.deleted {
         return by_mapping();
@@ -75,10 +68,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
     let mut rest = line;
     let mut field = || {
         let skip = rest.iter().position(|byte| *byte != b' ')?;
-        let end = rest[skip..]
-            .iter()
-            .position(|byte| *byte == b' ')
-            .map_or(rest.len(), |length| skip + length);
+        let end = rest[skip..].iter().position(|byte| *byte == b' ').map_or(rest.len(), |length| skip + length);
         let field = std::str::from_utf8(&rest[skip..end]).ok();
         rest = &rest[end..];
         field
@@ -157,10 +147,7 @@ mod tests {
         assert_eq!(mappings[0], expected);
         assert_eq!(mappings[0].file_name(), "python3.14");
         assert_eq!((&mappings[1].path, &mappings[2].path), (&None, &None));
-        assert_eq!(
-            (mappings[3].path.as_deref(), mappings[3].deleted),
-            (Some(Path::new("/tmp/a b\nc")), true)
-        );
+        assert_eq!((mappings[3].path.as_deref(), mappings[3].deleted), (Some(Path::new("/tmp/a b\nc")), true));
         assert_eq!(
             (mappings[4].readable, mappings[4].path.as_deref()),
             (false, Some(Path::new(OsStr::from_bytes(b"/tmp/\xff"))))
@@ -169,16 +156,9 @@ mod tests {
 
     #[test]
     fn hostile_lines_give_nothing() {
-        for line in [
-            "",
-            " ",
-            "1-",
-            "2-1 r-xp 0 0:0 0",
-            "1-2 r 0 0:0 0",
-            "1-2 r-xp",
-            "1-2 r-xp zz 0:0 0",
-            "1-2 r-xp 0 0 0 /a",
-        ] {
+        for line in
+            ["", " ", "1-", "2-1 r-xp 0 0:0 0", "1-2 r 0 0:0 0", "1-2 r-xp", "1-2 r-xp zz 0:0 0", "1-2 r-xp 0 0 0 /a"]
+        {
             assert_eq!(parse(line.as_bytes()), [], "{line:?}");
         }
     }
@@ -187,15 +167,9 @@ mod tests {
     fn opens_our_own_executable() {
         let mappings = of_process(std::process::id()).unwrap();
         let executable = std::env::current_exe().unwrap();
-        let mapping = mappings
-            .iter()
-            .find(|mapping| mapping.path.as_deref() == Some(&executable))
-            .unwrap();
+        let mapping = mappings.iter().find(|mapping| mapping.path.as_deref() == Some(&executable)).unwrap();
         let mut magic = [0; 4];
-        open_file(std::process::id(), mapping)
-            .unwrap()
-            .read_exact(&mut magic)
-            .unwrap();
+        open_file(std::process::id(), mapping).unwrap().read_exact(&mut magic).unwrap();
         assert_eq!(&magic, b"\x7fELF");
     }
 }

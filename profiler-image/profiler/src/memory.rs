@@ -98,9 +98,7 @@ impl ProcessMemory {
     /// a process that is not there or not ours shows at the first read.
     #[must_use]
     pub fn open(pid: u32) -> Self {
-        Self {
-            pid: Pid::from_raw(pid as i32),
-        }
+        Self { pid: Pid::from_raw(pid as i32) }
     }
 }
 
@@ -111,28 +109,16 @@ impl ReadMemory for ProcessMemory {
             return Ok(());
         }
         let Ok(base) = usize::try_from(address) else {
-            return Err(MemoryError::Unmapped {
-                address,
-                length,
-                read: 0,
-            });
+            return Err(MemoryError::Unmapped { address, length, read: 0 });
         };
         let remote = [RemoteIoVec { base, len: length }];
         match process_vm_readv(self.pid, &mut [IoSliceMut::new(buffer)], &remote) {
             Ok(read) if read == length => Ok(()),
             Ok(read) => Err(MemoryError::Unmapped { address, length, read }),
-            Err(Errno::EFAULT) => Err(MemoryError::Unmapped {
-                address,
-                length,
-                read: 0,
-            }),
+            Err(Errno::EFAULT) => Err(MemoryError::Unmapped { address, length, read: 0 }),
             Err(Errno::EPERM) => Err(MemoryError::Denied),
             Err(Errno::ESRCH) => Err(MemoryError::Gone),
-            Err(source) => Err(MemoryError::Other {
-                address,
-                length,
-                source,
-            }),
+            Err(source) => Err(MemoryError::Other { address, length, source }),
         }
     }
 }
@@ -177,10 +163,7 @@ impl ReadMemory for FakeMemory {
         let length = buffer.len();
         let unmapped = |read| MemoryError::Unmapped { address, length, read };
         let (start, piece) = self.pieces.range(..=address).next_back().ok_or(unmapped(0))?;
-        let rest = usize::try_from(address - start)
-            .ok()
-            .and_then(|from| piece.get(from..))
-            .ok_or(unmapped(0))?;
+        let rest = usize::try_from(address - start).ok().and_then(|from| piece.get(from..)).ok_or(unmapped(0))?;
         buffer.copy_from_slice(rest.get(..length).ok_or(unmapped(rest.len()))?);
         Ok(())
     }
@@ -201,19 +184,8 @@ mod tests {
     #[test]
     fn says_why_it_cannot_read() {
         let memory = ProcessMemory::open(std::process::id());
-        assert_eq!(
-            memory.u64(16),
-            Err(MemoryError::Unmapped {
-                address: 16,
-                length: 8,
-                read: 0
-            })
-        );
-        let too_long = MemoryError::TooLong {
-            address: 16,
-            length: 1 << 40,
-            limit: 4096,
-        };
+        assert_eq!(memory.u64(16), Err(MemoryError::Unmapped { address: 16, length: 8, read: 0 }));
+        let too_long = MemoryError::TooLong { address: 16, length: 1 << 40, limit: 4096 };
         assert_eq!(memory.bytes(16, 1 << 40, 4096), Err(too_long));
         // Beyond what pid_max can be, so no such process.
         assert_eq!(ProcessMemory::open(0x7fff_fff0).u64(4096), Err(MemoryError::Gone));
@@ -224,14 +196,7 @@ mod tests {
         let mut memory = FakeMemory::default();
         memory.map(0x1000, 16).put_u64(0x1008, 7);
         assert_eq!(memory.u64(0x1008), Ok(7));
-        assert_eq!(
-            memory.u64(0x100c),
-            Err(MemoryError::Unmapped {
-                address: 0x100c,
-                length: 8,
-                read: 4
-            })
-        );
+        assert_eq!(memory.u64(0x100c), Err(MemoryError::Unmapped { address: 0x100c, length: 8, read: 4 }));
         assert!(memory.u64(0xfff).is_err());
     }
 }

@@ -45,24 +45,9 @@ fn unreadable_files_are_known_by_path() {
     let mut stacks = Stacks::with(Box::new(Made(HashMap::new())), KernelSymbols::default());
     let maps = b"7f0000001000-7f0000002000 r-xp 00001000 08:01 7 /opt/libfoo.so\n7f0000003000-7f0000004000 r-xp 00000000 00:00 0 \n";
     stacks.process_changed(1, ProcessChange::Maps(maps));
-    let mut ask = |ip| {
-        stacks
-            .native(
-                1,
-                &UserRegisters {
-                    ip,
-                    ..UserRegisters::default()
-                },
-                &[],
-            )
-            .frames[0]
-            .clone()
-    };
+    let mut ask = |ip| stacks.native(1, &UserRegisters { ip, ..UserRegisters::default() }, &[]).frames[0].clone();
     let frame = ask(0x7f00_0000_1234);
-    assert_eq!(
-        (&*frame.function, &*frame.file, frame.address),
-        ("libfoo.so+0x1234", "/opt/libfoo.so", 0x1234)
-    );
+    assert_eq!((&*frame.function, &*frame.file, frame.address), ("libfoo.so+0x1234", "/opt/libfoo.so", 0x1234));
     assert_eq!(&*ask(0x7f00_0000_3010).function, "[anonymous code]");
     assert_eq!(&*ask(0x10).function, "[unknown]");
 }
@@ -72,11 +57,7 @@ fn garbage_neither_panics_nor_loops() {
     let libc = fs::read_to_string("/proc/self/maps").unwrap();
     let libc = libc
         .lines()
-        .find_map(|line| {
-            line.split_ascii_whitespace()
-                .last()
-                .filter(|path| path.contains("libc.so"))
-        })
+        .find_map(|line| line.split_ascii_whitespace().last().filter(|path| path.contains("libc.so")))
         .unwrap();
     let libc = fs::read(libc).unwrap();
     let mut numbers = Numbers(0x1234_5678_9abc_def1);
@@ -106,12 +87,7 @@ fn garbage_neither_panics_nor_loops() {
                 2 => numbers.next(),
                 _ => numbers.below(16),
             };
-            let registers = UserRegisters {
-                ip: word(),
-                sp: word(),
-                fp: word(),
-                lr: word(),
-            };
+            let registers = UserRegisters { ip: word(), sp: word(), fp: word(), lr: word() };
             let stack: Vec<u8> = (0..word() % 2048).flat_map(|_| word().to_le_bytes()).collect();
             let stack = stacks.native(1, &registers, &stack);
             assert!((1..=MAX_FRAMES).contains(&stack.frames.len()));
@@ -126,23 +102,13 @@ fn a_large_library_takes_little_memory() {
         eprintln!("not checked: rustc's driver library is not there");
         return;
     };
-    let text = format!(
-        "7f0000000000-7f0020000000 r-xp 00000000 08:01 7 {}\n",
-        library.display()
-    );
+    let text = format!("7f0000000000-7f0020000000 r-xp 00000000 08:01 7 {}\n", library.display());
     let mut stacks = Stacks::with(Box::new(OneFile(library)), KernelSymbols::default());
     stacks.process_changed(1, ProcessChange::Maps(text.as_bytes()));
     let before = resident_bytes();
-    let registers = UserRegisters {
-        ip: 0x7f00_0000_0000 + address,
-        ..UserRegisters::default()
-    };
+    let registers = UserRegisters { ip: 0x7f00_0000_0000 + address, ..UserRegisters::default() };
     let stack = stacks.native(1, &registers, &[]);
-    assert!(
-        !stack.frames[0].function.contains("+0x"),
-        "{name} at {address:#x}: {}",
-        stack.frames[0].function
-    );
+    assert!(!stack.frames[0].function.contains("+0x"), "{name} at {address:#x}: {}", stack.frames[0].function);
     let grown = resident_bytes().saturating_sub(before);
     eprintln!("{} kB more resident", grown >> 10);
     // 165,000 symbols at 12 bytes, and what the unwinder touched of 6 MB of tables. Other tests run beside this one.
@@ -169,15 +135,8 @@ fn large_library() -> Option<(std::path::PathBuf, u64, String)> {
         .ok()?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("librustc_driver"))
-        })?;
-    let symbols = Command::new("nm")
-        .args(["-D", "--defined-only"])
-        .arg(&library)
-        .output()
-        .ok()?;
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("librustc_driver")))?;
+    let symbols = Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output().ok()?;
     let text = String::from_utf8(symbols.stdout).ok()?;
     let function = text.lines().find_map(|line| {
         let (address, name) = line.split_once(" T ")?;

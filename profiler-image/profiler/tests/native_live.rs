@@ -33,11 +33,7 @@ fn compare_with_gdb(target: &Target) -> NativeStack {
     for (index, (frame, (address, name))) in ours.frames.iter().zip(&gdb).enumerate() {
         // Mappings start at pages: the last twelve bits are the same in file and memory.
         let lookup = address - u64::from(index > 0);
-        assert_eq!(
-            frame.address & 0xfff,
-            lookup & 0xfff,
-            "frame {index}: {frame:?}, gdb: {address:#x} {name}"
-        );
+        assert_eq!(frame.address & 0xfff, lookup & 0xfff, "frame {index}: {frame:?}, gdb: {address:#x} {name}");
         if name.is_empty() || frame.function.contains('+') {
             // Without .symtab gdb names a static function after the one before it.
             continue;
@@ -53,12 +49,7 @@ fn compare_with_gdb(target: &Target) -> NativeStack {
                 .trim_end_matches("_impl")
                 .to_owned()
         };
-        assert_eq!(
-            plain(&frame.function),
-            plain(name),
-            "frame {index} of {:#?}\ngdb: {gdb:#?}",
-            names(&ours)
-        );
+        assert_eq!(plain(&frame.function), plain(name), "frame {index} of {:#?}\ngdb: {gdb:#?}", names(&ours));
     }
     ours
 }
@@ -93,11 +84,9 @@ fn c_without_frame_pointers() {
 #[test]
 fn c_at_a_fixed_address_and_static() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, flags) in [
-        ("fixed", &["-no-pie"][..]),
-        ("static", &["-static"]),
-        ("bare", &["-no-pie", "-Wl,--no-eh-frame-hdr"]),
-    ] {
+    for (name, flags) in
+        [("fixed", &["-no-pie"][..]), ("static", &["-static"]), ("bare", &["-no-pie", "-Wl,--no-eh-frame-hdr"])]
+    {
         let mut target = Target::start(&mut Command::new(compile(folder.path(), name, NESTED, flags)));
         target.wait_until_parked();
         let stack = compare_with_gdb(&target);
@@ -116,11 +105,7 @@ fn cpython_merged() {
         target.wait_until_parked();
         let stack = compare_with_gdb(&target);
         assert!(stack.frames.len() >= 20, "{:#?}", names(&stack));
-        let calls = stack
-            .frames
-            .iter()
-            .filter(|frame| frame.function.starts_with("_PyEval_EvalFrameDefault"))
-            .count();
+        let calls = stack.frames.iter().filter(|frame| frame.function.starts_with("_PyEval_EvalFrameDefault")).count();
         // From 3.11 on, Python calls Python within one evaluator: only calls from C begin another.
         assert_eq!(calls, if version == "3.9" { 11 } else { 3 }, "{:#?}", names(&stack));
         if version == "3.9" {
@@ -143,46 +128,21 @@ fn cpython_merged() {
         let frames: Vec<(Arc<Frame>, bool)> = functions
             .iter()
             .map(|name| {
-                let frame = Frame {
-                    kind: FrameKind::Python,
-                    function: (*name).into(),
-                    ..Frame::default()
-                };
+                let frame = Frame { kind: FrameKind::Python, function: (*name).into(), ..Frame::default() };
                 (Arc::new(frame), entries.contains(name))
             })
             .collect();
-        let merged = merge(
-            &[],
-            Part {
-                frames: &stack.frames,
-                whole: true,
-            },
-            Part {
-                frames: &frames,
-                whole: true,
-            },
-        );
+        let merged = merge(&[], Part { frames: &stack.frames, whole: true }, Part { frames: &frames, whole: true });
         let merged: Vec<_> = merged.iter().map(|frame| &*frame.function).collect();
         let place = |wanted: &str| {
-            merged
-                .iter()
-                .position(|name| *name == wanted)
-                .unwrap_or_else(|| panic!("{wanted}: {merged:#?}"))
+            merged.iter().position(|name| *name == wanted).unwrap_or_else(|| panic!("{wanted}: {merged:#?}"))
         };
         assert!(
-            !merged
-                .iter()
-                .any(|name| name.starts_with("_PyEval_Eval") || name.starts_with("PyObject_Vectorcall")),
+            !merged.iter().any(|name| name.starts_with("_PyEval_Eval") || name.starts_with("PyObject_Vectorcall")),
             "{merged:#?}"
         );
-        assert!(
-            place("park") < place("<lambda>") && place("<lambda>") < place("by_sort"),
-            "{merged:#?}"
-        );
-        assert!(
-            (place("<lambda>")..place("by_sort")).any(|index| merged[index].contains("sort")),
-            "{merged:#?}"
-        );
+        assert!(place("park") < place("<lambda>") && place("<lambda>") < place("by_sort"), "{merged:#?}");
+        assert!((place("<lambda>")..place("by_sort")).any(|index| merged[index].contains("sort")), "{merged:#?}");
         assert!(
             place("Meter.__call__") < place("slot_tp_call") && place("slot_tp_call") < place("main"),
             "{merged:#?}"
@@ -227,11 +187,7 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
     target.wait_until_parked();
     let Snapshot { registers, stack } = target.snapshot(STACK_BYTES);
     let stale = stacks.native(pid, &registers, &stack);
-    assert!(
-        stale.refresh && matches!(stale.end, UnwindEnd::Failed(_)),
-        "{:?}",
-        names(&stale)
-    );
+    assert!(stale.refresh && matches!(stale.end, UnwindEnd::Failed(_)), "{:?}", names(&stale));
     assert!(!stacks.native(pid, &registers, &stack).refresh, "asked twice at once");
 
     stacks.process_changed(pid, ProcessChange::Maps(&target.maps()));
@@ -245,13 +201,7 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
     stacks.process_changed(1_000_000, ProcessChange::Exit);
     let again = stacks.native(1_000_000, &registers, &stack);
     assert_eq!(again, fresh);
-    assert!(
-        again
-            .frames
-            .iter()
-            .zip(&fresh.frames)
-            .all(|(again, fresh)| Arc::ptr_eq(again, fresh))
-    );
+    assert!(again.frames.iter().zip(&fresh.frames).all(|(again, fresh)| Arc::ptr_eq(again, fresh)));
 
     // Another program: nothing of the old one is left.
     stacks.process_changed(pid, ProcessChange::Exec(b""));
@@ -262,12 +212,7 @@ fn a_library_loaded_late_asks_for_a_refresh_once() {
 fn a_library_deleted_and_replaced_keeps_its_own_names() {
     let folder = tempfile::tempdir().unwrap();
     let library = compile(folder.path(), "liblate.so", LIBRARY, &["-shared", "-fPIC"]);
-    let other = compile(
-        folder.path(),
-        "other.so",
-        &LIBRARY.replace("hidden", "impostor"),
-        &["-shared", "-fPIC"],
-    );
+    let other = compile(folder.path(), "other.so", &LIBRARY.replace("hidden", "impostor"), &["-shared", "-fPIC"]);
     let late = compile(folder.path(), "late", LATE, &[]);
     let mut target = Target::start(Command::new(late).arg(&library).arg(&other));
     target.wait_until_parked();
@@ -277,11 +222,7 @@ fn a_library_deleted_and_replaced_keeps_its_own_names() {
     stacks.process_changed(target.pid(), ProcessChange::Maps(&target.maps()));
     let Snapshot { registers, stack } = target.snapshot(STACK_BYTES);
     let stack = stacks.native(target.pid(), &registers, &stack);
-    let hidden = stack
-        .frames
-        .iter()
-        .find(|frame| frame.file.ends_with("/liblate.so"))
-        .expect("a frame of it");
+    let hidden = stack.frames.iter().find(|frame| frame.file.ends_with("/liblate.so")).expect("a frame of it");
     // map_files needs a capability; without it the library is known by its path only.
     if fs::read_dir(format!("/proc/{}/map_files", target.pid())).is_ok() {
         assert_eq!(&*hidden.function, "hidden", "{:?}", names(&stack));
@@ -302,11 +243,7 @@ fn short_copies_are_cut() {
     for length in (0..2048).step_by(8) {
         let part = stacks.native(target.pid(), &registers, &stack[..length]);
         assert!(whole.frames.starts_with(&part.frames), "{length}: {:?}", names(&part));
-        let wanted = if part.frames.len() == whole.frames.len() {
-            UnwindEnd::Root
-        } else {
-            UnwindEnd::Cut
-        };
+        let wanted = if part.frames.len() == whole.frames.len() { UnwindEnd::Root } else { UnwindEnd::Cut };
         assert_eq!(part.end, wanted, "{length}: {:?}", names(&part));
         assert!(!part.refresh);
     }

@@ -32,11 +32,7 @@ fn passes_on_a_process_that_runs() {
         for _ in 0..20 {
             assert_eq!(detect(&target).as_ref(), Ok(&Some(first.clone())), "3.{minor}");
         }
-        println!(
-            "{}: detected in {:?} on average (debug build)",
-            first.version,
-            started.elapsed() / 20
-        );
+        println!("{}: detected in {:?} on average (debug build)", first.version, started.elapsed() / 20);
     }
 }
 
@@ -92,17 +88,11 @@ fn code_objects_that_come_and_go_never_give_stale_names() {
                     known += 1;
                     // The file and the function of one code object tell the same number, and so does the line.
                     let module = &*resolved.function == "<module>";
-                    assert!(
-                        module || *resolved.function == format!("f{number}"),
-                        "3.{minor} {resolved:?}"
-                    );
+                    assert!(module || *resolved.function == format!("f{number}"), "3.{minor} {resolved:?}");
                     let first = number % 1000 + 1;
                     let inside = (first..first + 2).contains(&resolved.line);
                     // Code before the first line is on line 0 from 3.11 on.
-                    assert!(
-                        module || inside || resolved.line == 0,
-                        "3.{minor} {resolved:?} {frame:?}"
-                    );
+                    assert!(module || inside || resolved.line == 0, "3.{minor} {resolved:?} {frame:?}");
                     // A reader that has seen nothing before agrees with the one that has seen all.
                     let fresh = CodeCache::new(&interpreter).resolve(&memory, &frame);
                     if fresh.state == FrameState::Known {
@@ -116,10 +106,7 @@ fn code_objects_that_come_and_go_never_give_stale_names() {
                 }
             }
         }
-        println!(
-            "{}: {known} frames named, {gone} gone, {compared} equal to a fresh reading",
-            interpreter.version
-        );
+        println!("{}: {known} frames named, {gone} gone, {compared} equal to a fresh reading", interpreter.version);
         assert!(known > 100, "3.{minor}: only {known}");
     }
 }
@@ -140,10 +127,7 @@ fn finds_nothing_where_nothing_is() {
     let target = Target(Command::new("sleep").arg("60").spawn().unwrap());
     sleep(Duration::from_millis(200));
     assert_eq!(detect(&target), Ok(None));
-    assert!(matches!(
-        python::detect(0x7fff_fff0, &ProcessMemory::open(0x7fff_fff0)),
-        Err(Refusal::Maps(_))
-    ));
+    assert!(matches!(python::detect(0x7fff_fff0, &ProcessMemory::open(0x7fff_fff0)), Err(Refusal::Maps(_))));
 }
 
 /// The interpreter's file under another name: `run` starts it, given a folder of its own.
@@ -159,11 +143,7 @@ fn check_disguised(minor: u8, run: impl Fn(&Path, &Path) -> Command) {
     fs::remove_dir_all(&folder).unwrap();
     let deleted = detect(&target);
     let interpreter = found.unwrap().expect("found under another name");
-    assert_eq!(
-        (interpreter.version.minor, interpreter.path.starts_with(&folder)),
-        (minor, true),
-        "{interpreter:?}"
-    );
+    assert_eq!((interpreter.version.minor, interpreter.path.starts_with(&folder)), (minor, true), "{interpreter:?}");
     assert_eq!(deleted, Ok(Some(interpreter)));
 }
 
@@ -186,27 +166,19 @@ fn finds_a_shared_library_under_any_name() {
 #[test]
 fn finds_a_static_executable_run_by_its_own_dynamic_linker() {
     // As e2e/scripts/fetch-python3.14.sh lays it out; /proc/PID/exe is the linker.
-    let Some(root) = python(14)
-        .and_then(|path| Some(path.parent()?.join("root/usr")))
-        .filter(|root| root.exists())
+    let Some(root) = python(14).and_then(|path| Some(path.parent()?.join("root/usr"))).filter(|root| root.exists())
     else {
         eprintln!("SKIPPED: no extracted CPython 3.14 (e2e/scripts/fetch-python3.14.sh)");
         return;
     };
     let libraries = root.join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
     let linker = fs::read_dir(&libraries).unwrap().map(|entry| entry.unwrap().path());
-    let linker = linker
-        .into_iter()
-        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("ld-linux-"))
-        .unwrap();
+    let linker =
+        linker.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("ld-linux-")).unwrap();
     check_disguised(14, |_, folder| {
         fs::copy(root.join("bin/python3.14"), folder.join("engine")).unwrap();
         let mut command = Command::new(&linker);
-        command
-            .arg("--library-path")
-            .arg(&libraries)
-            .arg(folder.join("engine"))
-            .env("PYTHONHOME", &root);
+        command.arg("--library-path").arg(&libraries).arg(folder.join("engine")).env("PYTHONHOME", &root);
         command
     });
 }
@@ -245,16 +217,9 @@ fn lists_threads_of_subinterpreters() {
         loop {
             // The thread that entered it, what it runs there, and the main thread.
             let threads = python::threads(&memory, &interpreter).unwrap_or_default();
-            let found: Vec<_> = threads
-                .iter()
-                .map(|thread| (thread.interpreter, stack(thread)))
-                .collect();
-            let inside = found
-                .iter()
-                .find(|(_, frames)| *frames == [("<module>".to_string(), 2)]);
-            let main = found
-                .iter()
-                .find(|(_, frames)| *frames == [("<module>".to_string(), 8)]);
+            let found: Vec<_> = threads.iter().map(|thread| (thread.interpreter, stack(thread))).collect();
+            let inside = found.iter().find(|(_, frames)| *frames == [("<module>".to_string(), 2)]);
+            let main = found.iter().find(|(_, frames)| *frames == [("<module>".to_string(), 8)]);
             if found.len() == 3 && matches!((inside, main), (Some((inside, _)), Some((main, _))) if inside != main) {
                 break;
             }
@@ -271,26 +236,18 @@ fn finds_a_forked_child() {
         let source = "import os, sys, threading, time\n\
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n\
             if os.fork() == 0:\n print(os.getpid(), flush=True)\n time.sleep(60)\nsys.stdin.read()";
-        command
-            .args(["-W", "ignore", "-c", source])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        command.args(["-W", "ignore", "-c", source]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut target = Target(command.spawn().unwrap());
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(target.0.stdout.take().unwrap()), &mut line).unwrap();
         let child: u32 = line.trim().parse().unwrap();
         let memory = ProcessMemory::open(child);
         let found = python::detect(child, &memory);
-        let threads = found
-            .clone()
-            .map(|found| python::threads(&memory, &found.unwrap()).unwrap());
+        let threads = found.clone().map(|found| python::threads(&memory, &found.unwrap()).unwrap());
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child as i32), nix::sys::signal::SIGKILL).unwrap();
         assert_eq!(found.unwrap().unwrap().version.minor, minor);
         let threads = threads.unwrap();
         assert_eq!(threads.len(), 1, "3.{minor} {threads:?}");
-        assert!(
-            minor < 11 || threads[0].native_thread_id == Some(child),
-            "3.{minor} {threads:?}"
-        );
+        assert!(minor < 11 || threads[0].native_thread_id == Some(child), "3.{minor} {threads:?}");
     }
 }

@@ -11,11 +11,7 @@ use aiprof_profiler::python::{LineFormat, LineTable};
 #[test]
 fn lines_equal_those_of_cpython() {
     for (minor, python) in python_support::pythons() {
-        let output = Command::new(&python)
-            .arg("-I")
-            .arg(python_support::script("lines.py"))
-            .output()
-            .unwrap();
+        let output = Command::new(&python).arg("-I").arg(python_support::script("lines.py")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let format = match minor {
             8 | 9 => LineFormat::Lnotab,
@@ -28,22 +24,16 @@ fn lines_equal_those_of_cpython() {
             objects += 1;
         }
         println!("3.{minor}: {objects} code objects, {instructions} instructions, no mismatch");
-        assert!(
-            objects > 3000 && instructions > 100_000,
-            "3.{minor}: only {objects} and {instructions}"
-        );
+        assert!(objects > 3000 && instructions > 100_000, "3.{minor}: only {objects} and {instructions}");
     }
 }
 
 /// Compares every instruction of one code object; gives their number.
 fn compare(format: LineFormat, row: &str) -> usize {
     let fields: Vec<_> = row.split(' ').collect();
-    let [first_line, table, length, ranges] = fields[..] else {
-        panic!("{row}")
-    };
-    let table: Vec<u8> = (0..table.len() / 2)
-        .map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
+    let [first_line, table, length, ranges] = fields[..] else { panic!("{row}") };
+    let table: Vec<u8> =
+        (0..table.len() / 2).map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).unwrap()).collect();
     let lines = LineTable::decode(format, &table, first_line.parse().unwrap());
     let length: i32 = length.parse().unwrap();
     let mut ranges = ranges

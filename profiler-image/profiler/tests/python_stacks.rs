@@ -35,11 +35,7 @@ fn parse(lines: &[String]) -> Vec<Expected> {
                 frames: vec![],
             }),
             ["F", function, line, file] => {
-                threads
-                    .last_mut()
-                    .unwrap()
-                    .frames
-                    .push((function.into(), line.parse().unwrap(), file.into()));
+                threads.last_mut().unwrap().frames.push((function.into(), line.parse().unwrap(), file.into()));
             }
             _ => panic!("{line:?}"),
         }
@@ -65,20 +61,12 @@ fn stacks_equal_those_that_the_process_prints() {
         let mut compared = 0;
         for thread in &expected {
             let found = threads[&thread.ident];
-            assert!(
-                found.native_thread_id.is_none_or(|id| id == thread.native),
-                "3.{minor} {found:?} {thread:?}"
-            );
+            assert!(found.native_thread_id.is_none_or(|id| id == thread.native), "3.{minor} {found:?} {thread:?}");
             let by_slot = python::thread_state_of(&memory, &interpreter.layout, thread.ident).unwrap();
             assert_eq!(by_slot, Some(found.thread_state), "3.{minor} {}", thread.name);
             let stack = python::walk(&memory, &interpreter.layout, found.thread_state);
             let cut = thread.frames.len() > MAX_PYTHON_FRAMES;
-            assert_eq!(
-                stack.status,
-                if cut { PythonStatus::Cut } else { PythonStatus::Complete },
-                "{}",
-                thread.name
-            );
+            assert_eq!(stack.status, if cut { PythonStatus::Cut } else { PythonStatus::Complete }, "{}", thread.name);
             let resolved: Vec<_> = stack.frames.iter().map(|frame| names.resolve(&memory, frame)).collect();
             assert_eq!(
                 resolved.iter().map(plain).collect::<Vec<_>>(),
@@ -90,11 +78,7 @@ fn stacks_equal_those_that_the_process_prints() {
             check_entries(minor, thread, &stack.frames);
             compared += resolved.len();
         }
-        println!(
-            "{}: {compared} frames of {} threads equal",
-            interpreter.version,
-            expected.len()
-        );
+        println!("{}: {compared} frames of {} threads equal", interpreter.version, expected.len());
     }
 }
 

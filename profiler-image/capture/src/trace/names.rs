@@ -180,16 +180,9 @@ mod tests {
     fn a_stack_reads_from_leaf_to_root() {
         let mut python = frame(FrameKind::Python, "get", "/lib/queue.py");
         python.line = 171;
-        let stack = Stack {
-            frames: [frame(FrameKind::Kernel, "do_futex", ""), python]
-                .map(Into::into)
-                .into(),
-            cut: true,
-        };
-        assert_eq!(
-            stack_text(&stack, 4096),
-            "do_futex [k]\nget (queue.py):171\n[stack cut]"
-        );
+        let stack =
+            Stack { frames: [frame(FrameKind::Kernel, "do_futex", ""), python].map(Into::into).into(), cut: true };
+        assert_eq!(stack_text(&stack, 4096), "do_futex [k]\nget (queue.py):171\n[stack cut]");
         assert_eq!(stack_text(&stack, 5), "do_futex [k]\n");
     }
 

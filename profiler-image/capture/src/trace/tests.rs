@@ -31,11 +31,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Event>, TraceError> {
 }
 
 fn kernel(function: &str) -> Arc<Frame> {
-    Arc::new(Frame {
-        kind: FrameKind::Kernel,
-        function: function.into(),
-        ..Frame::default()
-    })
+    Arc::new(Frame { kind: FrameKind::Kernel, function: function.into(), ..Frame::default() })
 }
 
 fn native(function: &str, address: u64, build_id: &str) -> Arc<Frame> {
@@ -60,31 +56,15 @@ fn python(function: &str, line: u32) -> Arc<Frame> {
 }
 
 fn stack(frames: Vec<Arc<Frame>>, cut: bool) -> Stack {
-    Stack {
-        frames: frames.into(),
-        cut,
-    }
+    Stack { frames: frames.into(), cut }
 }
 
 fn sample(timestamp_ns: u64, stack: Stack) -> Event {
-    Event::Sample(Sample {
-        timestamp_ns,
-        pid: 7,
-        tid: 8,
-        cpu: 1,
-        stack,
-    })
+    Event::Sample(Sample { timestamp_ns, pid: 7, tid: 8, cpu: 1, stack })
 }
 
 fn state(start_ns: u64, state: ThreadState, stack: Option<Stack>) -> Event {
-    Event::State(StateSlice {
-        pid: 7,
-        tid: 8,
-        start_ns,
-        end_ns: start_ns + 10,
-        state,
-        stack,
-    })
+    Event::State(StateSlice { pid: 7, tid: 8, start_ns, end_ns: start_ns + 10, state, stack })
 }
 
 fn waiting(reason: &str, uninterruptible: bool, names: bool) -> ThreadState {
@@ -109,25 +89,10 @@ fn events() -> Vec<Event> {
         false,
     );
     let mut events = vec![
-        Event::Clock(ClockSnapshot {
-            boottime_ns: 1_000,
-            monotonic_ns: 900,
-            realtime_ns: 1_700_000_000_000_000_000,
-        }),
-        Event::Process(Process {
-            pid: 7,
-            parent_pid: 1,
-            name: "VLLM::Worker_TP0".into(),
-        }),
-        Event::Process(Process {
-            pid: 9,
-            ..Process::default()
-        }),
-        Event::Thread(Thread {
-            pid: 7,
-            tid: 8,
-            name: "worker".into(),
-        }),
+        Event::Clock(ClockSnapshot { boottime_ns: 1_000, monotonic_ns: 900, realtime_ns: 1_700_000_000_000_000_000 }),
+        Event::Process(Process { pid: 7, parent_pid: 1, name: "VLLM::Worker_TP0".into() }),
+        Event::Process(Process { pid: 9, ..Process::default() }),
+        Event::Thread(Thread { pid: 7, tid: 8, name: "worker".into() }),
         sample(2_000, mixed.clone()),
         sample(2_001, stack(mixed.frames.to_vec(), true)),
         sample(2_002, stack(vec![], false)),
@@ -150,11 +115,7 @@ fn events() -> Vec<Event> {
         }));
     }
     for timestamp_ns in [4_002, 4_003] {
-        events.push(Event::PythonEnd(PythonEnd {
-            timestamp_ns,
-            pid: 7,
-            tid: 8,
-        }));
+        events.push(Event::PythonEnd(PythonEnd { timestamp_ns, pid: 7, tid: 8 }));
     }
     events
 }
@@ -188,17 +149,12 @@ fn an_event_of_an_undescribed_thread_makes_no_thread_event() {
 fn interning_starts_anew_when_full_and_stays_bounded() {
     let events: Vec<Event> = (0..20_000)
         .map(|index| {
-            let frames = (0..4)
-                .map(|depth| python(&format!("function_{index}_{depth}"), depth))
-                .collect();
+            let frames = (0..4).map(|depth| python(&format!("function_{index}_{depth}"), depth)).collect();
             sample(index, stack(frames, false))
         })
         .collect();
     let bytes = write(&events);
-    let resets = packets(&bytes)
-        .iter()
-        .filter(|packet| packet.sequence_flags == Some(proto::STATE_CLEARED))
-        .count();
+    let resets = packets(&bytes).iter().filter(|packet| packet.sequence_flags == Some(proto::STATE_CLEARED)).count();
     assert!((3..20).contains(&resets), "{resets} states");
     assert_eq!(read(&bytes).unwrap(), events);
 }
@@ -206,9 +162,7 @@ fn interning_starts_anew_when_full_and_stays_bounded() {
 #[test]
 fn a_known_stack_costs_a_few_bytes() {
     let frames: Vec<_> = (0..40).map(|depth| python("f", depth)).collect();
-    let events: Vec<_> = (0..1_000)
-        .map(|index| sample(index, stack(frames.clone(), false)))
-        .collect();
+    let events: Vec<_> = (0..1_000).map(|index| sample(index, stack(frames.clone(), false))).collect();
     let packets = packets(&write(&events));
     let size: usize = packets.iter().skip(2).map(TracePacket::encoded_len).sum();
     assert!(size < 1_000 * 32, "{size} bytes");
@@ -254,9 +208,7 @@ fn long_strings_and_deep_stacks_are_clipped_and_packets_stay_small() {
         assert!(packet.encoded_len() < 128 << 10, "{} bytes", packet.encoded_len());
     }
     let events = read(&bytes).unwrap();
-    let [Event::Sample(sample)] = &events[..] else {
-        panic!("{} events", events.len())
-    };
+    let [Event::Sample(sample)] = &events[..] else { panic!("{} events", events.len()) };
     assert!(sample.stack.cut);
     assert_eq!(sample.stack.frames.len(), MAX_FRAMES);
     assert!(sample.stack.frames.iter().all(|frame| frame.file.len() == MAX_STRING));
@@ -273,10 +225,7 @@ fn a_trace_cut_anywhere_gives_its_first_events_or_an_error() {
             assert!(read.is_empty());
             continue;
         }
-        assert!(
-            matches!(read.last(), Some(Err(TraceError::Truncated { .. }))),
-            "{length}: {read:?}"
-        );
+        assert!(matches!(read.last(), Some(Err(TraceError::Truncated { .. }))), "{length}: {read:?}");
     }
     let mut plain = Vec::new();
     let mut ends = vec![0];
@@ -288,11 +237,7 @@ fn a_trace_cut_anywhere_gives_its_first_events_or_an_error() {
     for length in 0..plain.len() {
         let mut read: Vec<_> = TraceReader::new(&plain[..length]).collect();
         let end = read.pop_if(|last| last.is_err());
-        assert_eq!(
-            ends.contains(&length),
-            !matches!(end, Some(Err(TraceError::Truncated { .. }))),
-            "{length}"
-        );
+        assert_eq!(ends.contains(&length), !matches!(end, Some(Err(TraceError::Truncated { .. }))), "{length}");
         let read: Vec<Event> = read.into_iter().map(Result::unwrap).collect();
         assert_eq!(read, events[..read.len()], "{length}");
     }
@@ -330,10 +275,7 @@ fn block_of(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(content).unwrap();
     let mut bytes = Vec::new();
-    let packet = TracePacket {
-        compressed_packets: Some(encoder.finish().unwrap()),
-        ..TracePacket::default()
-    };
+    let packet = TracePacket { compressed_packets: Some(encoder.finish().unwrap()), ..TracePacket::default() };
     append_packet(&packet, &mut bytes);
     bytes
 }
@@ -362,10 +304,7 @@ fn a_long_packet_is_refused_before_it_is_read() {
     prost::encoding::encode_varint(MAX_PACKET + 1, &mut bytes);
     assert!(matches!(read(&bytes), Err(TraceError::TooLong { what: "packet", .. })));
     let endless = [&[0x0a][..], &[0x80; 64]].concat();
-    assert!(matches!(
-        read(&endless),
-        Err(TraceError::TooLong { what: "packet", .. })
-    ));
+    assert!(matches!(read(&endless), Err(TraceError::TooLong { what: "packet", .. })));
 }
 
 #[test]
@@ -387,15 +326,9 @@ fn wrong_wire_types_are_an_error() {
 /// A file of these packets, in our sequence, after one that begins a state.
 fn file(packets: impl IntoIterator<Item = TracePacket>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let start = TracePacket {
-        sequence_flags: Some(proto::STATE_CLEARED),
-        ..TracePacket::default()
-    };
+    let start = TracePacket { sequence_flags: Some(proto::STATE_CLEARED), ..TracePacket::default() };
     for packet in std::iter::once(start).chain(packets) {
-        let packet = TracePacket {
-            trusted_packet_sequence_id: Some(1),
-            ..packet
-        };
+        let packet = TracePacket { trusted_packet_sequence_id: Some(1), ..packet };
         append_packet(&packet, &mut bytes);
     }
     bytes
@@ -415,28 +348,16 @@ fn undefined_numbers_are_an_error() {
         ..TracePacket::default()
     };
     let error = read(&file([sample.clone()])).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the trace refers to callstack 5, which it did not define before"
-    );
-    let untimed = TracePacket {
-        timestamp: None,
-        ..sample
-    };
-    assert_eq!(
-        read(&file([untimed])).unwrap_err().to_string(),
-        "a sample of the trace lacks its timestamp"
-    );
+    assert_eq!(error.to_string(), "the trace refers to callstack 5, which it did not define before");
+    let untimed = TracePacket { timestamp: None, ..sample };
+    assert_eq!(read(&file([untimed])).unwrap_err().to_string(), "a sample of the trace lacks its timestamp");
 }
 
 #[test]
 fn definitions_are_bounded() {
     let define = |index: u64| TracePacket {
         interned_data: Some(proto::InternedData {
-            event_names: vec![proto::InternedString {
-                iid: index,
-                value: vec![b'x'; 1 << 19],
-            }],
+            event_names: vec![proto::InternedString { iid: index, value: vec![b'x'; 1 << 19] }],
             ..proto::InternedData::default()
         }),
         ..TracePacket::default()

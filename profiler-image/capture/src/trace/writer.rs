@@ -282,10 +282,8 @@ impl TraceWriter {
                 string_value_iid: Some(self.interner.stack_text(callstack, stack)),
                 ..self.annotation(annotation::STACK)
             });
-            debug_annotations.push(proto::DebugAnnotation {
-                uint_value: Some(callstack),
-                ..self.annotation(annotation::CALLSTACK)
-            });
+            debug_annotations
+                .push(proto::DebugAnnotation { uint_value: Some(callstack), ..self.annotation(annotation::CALLSTACK) });
         }
         let begin = proto::TrackEvent {
             r#type: Some(proto::SLICE_BEGIN),

@@ -30,12 +30,7 @@ pub(super) fn settle(
     code_type: Option<u64>,
     guessed: bool,
 ) -> Result<usize, Refusal> {
-    if memory.u64(
-        interpreter
-            .runtime_address
-            .wrapping_add(interpreter.offsets.interpreters_head.into()),
-    )? == 0
-    {
+    if memory.u64(interpreter.runtime_address.wrapping_add(interpreter.offsets.interpreters_head.into()))? == 0 {
         return Err(Refusal::Starting);
     }
     let threads = threads(memory, interpreter)?;
@@ -54,17 +49,9 @@ fn settle_slot(
     libraries: &[Libc],
     guessed: bool,
 ) -> Result<(), Refusal> {
-    let usual = memory.u32(
-        interpreter
-            .runtime_address
-            .wrapping_add(interpreter.offsets.auto_tss_key.into()),
-    )?;
-    let initialised = memory.u32(
-        interpreter
-            .runtime_address
-            .wrapping_add(interpreter.offsets.auto_tss_key.into())
-            .wrapping_sub(4),
-    )?;
+    let usual = memory.u32(interpreter.runtime_address.wrapping_add(interpreter.offsets.auto_tss_key.into()))?;
+    let initialised = memory
+        .u32(interpreter.runtime_address.wrapping_add(interpreter.offsets.auto_tss_key.into()).wrapping_sub(4))?;
     let mut keys = Vec::new();
     if initialised == 1 {
         keys.push((interpreter.offsets.auto_tss_key, usual));
@@ -89,10 +76,7 @@ fn settle_slot(
     Err(Refusal::SelfCheck {
         version: interpreter.version,
         check: "the gilstate key (autoTSSkey)",
-        expected: format!(
-            "each of {} threads to find its PyThreadState in its TSD slot",
-            threads.len()
-        ),
+        expected: format!("each of {} threads to find its PyThreadState in its TSD slot", threads.len()),
         found: format!("key {usual} (initialised: {initialised}), by which most do not"),
     })
 }
@@ -101,16 +85,9 @@ fn settle_slot(
 /// now. It need not be the very one, since a thread that enters another interpreter has several.
 fn most_match(memory: &impl ReadMemory, layout: &PythonLayout, libc: Libc, threads: &[Thread]) -> bool {
     let states: HashSet<u64> = threads.iter().map(|thread| thread.thread_state).collect();
-    let ids: HashSet<u64> = threads
-        .iter()
-        .map(|thread| thread.thread_id)
-        .filter(|id| *id != 0)
-        .collect();
+    let ids: HashSet<u64> = threads.iter().map(|thread| thread.thread_id).filter(|id| *id != 0).collect();
     let slot = |id: &u64| thread_state_of(memory, layout, libc.thread_pointer(*id));
-    let matching = ids
-        .iter()
-        .filter(|id| matches!(slot(id), Ok(Some(state)) if states.contains(&state)))
-        .count();
+    let matching = ids.iter().filter(|id| matches!(slot(id), Ok(Some(state)) if states.contains(&state))).count();
     matching > 0 && matching * 2 >= ids.len()
 }
 
@@ -141,11 +118,7 @@ fn check_code(
 ) -> Result<usize, Refusal> {
     let (mut good, mut bad, mut last) = (0, 0, None);
     for thread in threads.iter().take(CHECKED_THREADS) {
-        for frame in walk(memory, &interpreter.layout, thread.thread_state)
-            .frames
-            .iter()
-            .take(CHECKED_FRAMES)
-        {
+        for frame in walk(memory, &interpreter.layout, thread.thread_state).frames.iter().take(CHECKED_FRAMES) {
             match check_one(memory, interpreter, frame.code(), code_type) {
                 Ok(()) => good += 1,
                 Err(refusal) => {
@@ -168,20 +141,13 @@ fn check_one(
     code: u64,
     code_type: Option<u64>,
 ) -> Result<(), Refusal> {
-    let wrong = |check, expected: String, found| Refusal::SelfCheck {
-        version: interpreter.version,
-        check,
-        expected,
-        found,
-    };
+    let wrong =
+        |check, expected: String, found| Refusal::SelfCheck { version: interpreter.version, check, expected, found };
     let found = memory.u64(code.wrapping_add(OBJECT_TYPE.into()))?;
     let name = type_name(memory, found);
     // Another copy of the type may exist (copy relocation), so its name counts too.
     if code_type != Some(found) && name.as_deref() != Some("code") {
-        let expected = format!(
-            "PyCode_Type{}",
-            code_type.map(|at| format!(" at {at:#x}")).unwrap_or_default()
-        );
+        let expected = format!("PyCode_Type{}", code_type.map(|at| format!(" at {at:#x}")).unwrap_or_default());
         let found = format!("{found:#x} ({})", name.unwrap_or_else(|| "no type".into()));
         return Err(wrong("a frame's code object", expected, found));
     }
@@ -202,9 +168,7 @@ fn type_name(memory: &impl ReadMemory, address: u64) -> Option<String> {
     let name = memory.u64(address.wrapping_add(TYPE_NAME.into())).ok()?;
     let bytes = memory.array::<8>(name).ok()?;
     let end = bytes.iter().position(|byte| *byte == 0)?;
-    String::from_utf8(bytes[..end].to_vec())
-        .ok()
-        .filter(|name| !name.is_empty())
+    String::from_utf8(bytes[..end].to_vec()).ok().filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -212,42 +176,20 @@ mod tests {
     use super::*;
     use crate::python::fake::{CODE, FakePython, PTHREAD, THREAD_STATE};
 
-    const GLIBC: Libc = Libc::Glibc {
-        first_block: 784,
-        to_thread_pointer: 0,
-    };
-    const MUSL: Libc = Libc::Musl {
-        array: 0x80,
-        to_thread_pointer: 0,
-    };
+    const GLIBC: Libc = Libc::Glibc { first_block: 784, to_thread_pointer: 0 };
+    const MUSL: Libc = Libc::Musl { array: 0x80, to_thread_pointer: 0 };
 
     #[test]
     fn passes_on_glibc_and_musl() {
         let mut python = FakePython::new();
         python.memory.put_u64(PTHREAD + 784 + 16 + 8, THREAD_STATE);
-        assert_eq!(
-            settle(&python.memory, &mut python.interpreter, &[GLIBC, MUSL], None, false),
-            Ok(1)
-        );
-        assert_eq!(
-            (python.interpreter.layout.tsd_array, python.interpreter.layout.tsd_slot),
-            (-1, 808)
-        );
+        assert_eq!(settle(&python.memory, &mut python.interpreter, &[GLIBC, MUSL], None, false), Ok(1));
+        assert_eq!((python.interpreter.layout.tsd_array, python.interpreter.layout.tsd_slot), (-1, 808));
 
         let mut python = FakePython::new();
-        python
-            .memory
-            .map(0x70_0000, 64)
-            .put_u64(PTHREAD + 0x80, 0x70_0000)
-            .put_u64(0x70_0008, THREAD_STATE);
-        assert_eq!(
-            settle(&python.memory, &mut python.interpreter, &[GLIBC, MUSL], None, false),
-            Ok(1)
-        );
-        assert_eq!(
-            (python.interpreter.layout.tsd_array, python.interpreter.layout.tsd_slot),
-            (0x80, 8)
-        );
+        python.memory.map(0x70_0000, 64).put_u64(PTHREAD + 0x80, 0x70_0000).put_u64(0x70_0008, THREAD_STATE);
+        assert_eq!(settle(&python.memory, &mut python.interpreter, &[GLIBC, MUSL], None, false), Ok(1));
+        assert_eq!((python.interpreter.layout.tsd_array, python.interpreter.layout.tsd_slot), (0x80, 8));
     }
 
     #[test]
@@ -256,22 +198,10 @@ mod tests {
         let runtime = python.interpreter.runtime_address;
         python.memory.put_u64(PTHREAD + 784 + 16 * 5 + 8, THREAD_STATE);
         python.memory.put_u32(runtime + 1700, 1).put_u32(runtime + 1704, 5);
-        assert_eq!(
-            settle(&python.memory, &mut python.interpreter, &[GLIBC], None, false),
-            Ok(1)
-        );
-        assert_eq!(
-            (
-                python.interpreter.offsets.auto_tss_key,
-                python.interpreter.layout.tsd_slot
-            ),
-            (1704, 784 + 88)
-        );
+        assert_eq!(settle(&python.memory, &mut python.interpreter, &[GLIBC], None, false), Ok(1));
+        assert_eq!((python.interpreter.offsets.auto_tss_key, python.interpreter.layout.tsd_slot), (1704, 784 + 88));
         // Now it is where it is looked for first.
-        assert_eq!(
-            settle(&python.memory, &mut python.interpreter, &[GLIBC], None, true),
-            Ok(1)
-        );
+        assert_eq!(settle(&python.memory, &mut python.interpreter, &[GLIBC], None, true), Ok(1));
     }
 
     #[test]
@@ -290,31 +220,17 @@ mod tests {
             let mut python = FakePython::new();
             python.memory.put_u64(PTHREAD + 784 + 16 + 8, THREAD_STATE);
             change(&mut python);
-            settle(
-                &python.memory,
-                &mut python.interpreter,
-                &[GLIBC],
-                Some(0x40_0000),
-                false,
-            )
-            .unwrap_err()
-            .to_string()
+            settle(&python.memory, &mut python.interpreter, &[GLIBC], Some(0x40_0000), false).unwrap_err().to_string()
         };
         let key = refuse(&|python| _ = python.memory.put_u64(PTHREAD + 784 + 16 + 8, 1));
-        assert!(
-            key.contains("failed the self-check of the gilstate key (autoTSSkey)"),
-            "{key}"
-        );
+        assert!(key.contains("failed the self-check of the gilstate key (autoTSSkey)"), "{key}");
         let code = refuse(&|python| _ = python.memory.put_u64(CODE + 8, 0x40_0100));
         assert_eq!(
             code,
             "CPython 3.12 failed the self-check of a frame's code object: expected PyCode_Type at 0x400000, found 0x400100 (str)"
         );
         let name = refuse(&|python| _ = python.memory.put_u64(CODE + 120, CODE));
-        assert_eq!(
-            name,
-            "CPython 3.12 failed the self-check of co_name: expected a str, found code"
-        );
+        assert_eq!(name, "CPython 3.12 failed the self-check of co_name: expected a str, found code");
         let starting = refuse(&|python| {
             python.memory.put_u64(python.interpreter.runtime_address + 40, 0);
         });

@@ -163,11 +163,7 @@ impl CodeCache {
             Ok(code) => ResolvedFrame {
                 function: Arc::clone(&code.function),
                 file: Arc::clone(&code.file),
-                line: code
-                    .lines
-                    .as_ref()
-                    .and_then(|lines| lines.line(frame.instruction))
-                    .unwrap_or(0),
+                line: code.lines.as_ref().and_then(|lines| lines.line(frame.instruction)).unwrap_or(0),
                 state: FrameState::Known,
             },
             Err(ReadError::Gone) => nameless(&self.gone, &self.none, FrameState::Gone),
@@ -219,11 +215,7 @@ impl CodeCache {
             return Err(ReadError::Gone);
         }
         let (function, file, lines) = parts.map_err(|_| ReadError::Unreadable)?;
-        Ok(Code {
-            function: function.into(),
-            file: self.file(&file),
-            lines,
-        })
+        Ok(Code { function: function.into(), file: self.file(&file), lines })
     }
 
     fn read_parts(
@@ -234,9 +226,7 @@ impl CodeCache {
         let function = strings::read(memory, &self.offsets, code.name)?;
         let file = strings::read(memory, &self.offsets, code.header.filename)?;
         let length = memory.u64(code.line_table.wrapping_add(VAR_SIZE.into()))?;
-        let lines = memory
-            .bytes(code.line_table.wrapping_add(BYTES_DATA.into()), length, MAX_LINE_TABLE)
-            .ok();
+        let lines = memory.bytes(code.line_table.wrapping_add(BYTES_DATA.into()), length, MAX_LINE_TABLE).ok();
         let decode = |lines: Vec<u8>| LineTable::decode(self.offsets.line_format, &lines, code.header.first_line);
         Ok((function, file, lines.map(decode)))
     }
@@ -270,10 +260,7 @@ mod tests {
         let python = FakePython::new();
         let mut cache = CodeCache::new(&python.interpreter);
         let resolved = cache.resolve(&python.memory, &python.frame(2));
-        assert_eq!(
-            (&*resolved.function, &*resolved.file, resolved.line),
-            ("Class.method", "/srv/app.py", 12)
-        );
+        assert_eq!((&*resolved.function, &*resolved.file, resolved.line), ("Class.method", "/srv/app.py", 12));
         assert_eq!(resolved.state, FrameState::Known);
         // From now on no memory is needed, not even for another line.
         let gone = crate::memory::FakeMemory::default();
@@ -288,10 +275,7 @@ mod tests {
         let frame = python.frame(0);
         python.memory.put_u32(CODE + 92, 1234);
         let resolved = cache.resolve(&python.memory, &frame);
-        assert_eq!(
-            (&*resolved.function, resolved.state, resolved.line),
-            ("[code object gone]", FrameState::Gone, 0)
-        );
+        assert_eq!((&*resolved.function, resolved.state, resolved.line), ("[code object gone]", FrameState::Gone, 0));
         assert!(cache.is_empty());
     }
 
@@ -338,32 +322,14 @@ mod tests {
         // All reads of one resolution: the object twice, two strings by three each, and the line table by two.
         for reads in 1..=9 {
             let mut after = FakePython::new();
-            after
-                .memory
-                .put_u32(CODE + 92, 1234)
-                .put(crate::python::fake::NAME + 40, b"Other.");
-            let memory = Replaced {
-                python: &python,
-                after,
-                left: Cell::new(reads),
-            };
+            after.memory.put_u32(CODE + 92, 1234).put(crate::python::fake::NAME + 40, b"Other.");
+            let memory = Replaced { python: &python, after, left: Cell::new(reads) };
             let mut cache = CodeCache::new(&python.interpreter);
-            assert_eq!(
-                cache.resolve(&memory, &frame).state,
-                FrameState::Gone,
-                "replaced after {reads} reads"
-            );
+            assert_eq!(cache.resolve(&memory, &frame).state, FrameState::Gone, "replaced after {reads} reads");
             assert!(cache.is_empty());
         }
-        let memory = Replaced {
-            python: &python,
-            after: FakePython::new(),
-            left: Cell::new(10),
-        };
-        assert_eq!(
-            CodeCache::new(&python.interpreter).resolve(&memory, &frame).state,
-            FrameState::Known
-        );
+        let memory = Replaced { python: &python, after: FakePython::new(), left: Cell::new(10) };
+        assert_eq!(CodeCache::new(&python.interpreter).resolve(&memory, &frame).state, FrameState::Known);
         assert_eq!(memory.left.get(), 0, "the count above is that of all reads");
     }
 
@@ -376,10 +342,7 @@ mod tests {
         let frame = python.frame(0);
         python.memory.put_u64(CODE + 128, 0xdead_0000);
         let resolved = cache.resolve(&python.memory, &frame);
-        assert_eq!(
-            (&*resolved.function, resolved.state),
-            ("[code object unreadable]", FrameState::Unreadable)
-        );
+        assert_eq!((&*resolved.function, resolved.state), ("[code object unreadable]", FrameState::Unreadable));
     }
 
     #[test]
@@ -387,10 +350,7 @@ mod tests {
         let mut python = FakePython::new();
         python.memory.put_u64(crate::python::fake::LINES + 16, 1 << 40);
         let resolved = CodeCache::new(&python.interpreter).resolve(&python.memory, &python.frame(0));
-        assert_eq!(
-            (&*resolved.function, resolved.line, resolved.state),
-            ("Class.method", 0, FrameState::Known)
-        );
+        assert_eq!((&*resolved.function, resolved.line, resolved.state), ("Class.method", 0, FrameState::Known));
     }
 
     #[test]

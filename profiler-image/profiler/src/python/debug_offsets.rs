@@ -108,12 +108,7 @@ fn words<const N: usize>(memory: &impl ReadMemory, address: u64) -> Result<[u64;
 
 /// The self-check's failure on `check`.
 fn wrong(version: Version, check: &'static str, expected: String, found: u64) -> Refusal {
-    Refusal::SelfCheck {
-        version,
-        check,
-        expected,
-        found: found.to_string(),
-    }
+    Refusal::SelfCheck { version, check, expected, found: found.to_string() }
 }
 
 /// Checks what no version has changed, by which a wrong reading of the order shows.
@@ -126,10 +121,7 @@ fn check_constants(version: Version, order: &Order, words: &[u64]) -> Result<(),
         (order.string_state, layout::STRING_STATE, "PyASCIIObject.state"),
         (order.string_state + 1, layout::STRING_LENGTH, "PyASCIIObject.length"),
     ];
-    match constants
-        .iter()
-        .find(|(index, expected, _)| words[*index] != u64::from(*expected))
-    {
+    match constants.iter().find(|(index, expected, _)| words[*index] != u64::from(*expected)) {
         Some((index, expected, what)) => Err(wrong(version, what, expected.to_string(), words[*index])),
         None => Ok(()),
     }
@@ -140,11 +132,7 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
     let wrong = |what, expected, found| wrong(version, what, expected, found);
     let bounded = |index: usize, limit: u64| match words[index] {
         value if value < limit => Ok(value),
-        value => Err(wrong(
-            "_Py_DebugOffsets",
-            format!("less than {limit} in word {index}"),
-            value,
-        )),
+        value => Err(wrong("_Py_DebugOffsets", format!("less than {limit} in word {index}"), value)),
     };
     // Fields of `_PyRuntime` and of the interpreter, which are large; then those of small structures.
     let far = |index| bounded(index, 1 << 24).map(|value| value as u32);
@@ -153,22 +141,11 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
     let frame = order.frame_previous;
     let (frame_previous, frame_code) = (near(frame)?, near(frame + 1)?);
     let (frame_instruction, frame_owner) = (near(frame + 2)?, near(frame + 4)?);
-    let frame_read = [
-        frame_previous + 8,
-        frame_code + 8,
-        frame_instruction + 8,
-        frame_owner + 1,
-    ]
-    .into_iter()
-    .max()
-    .unwrap_or(0);
+    let frame_read =
+        [frame_previous + 8, frame_code + 8, frame_instruction + 8, frame_owner + 1].into_iter().max().unwrap_or(0);
     if usize::from(frame_read) > PythonLayout::MAX_FRAME_READ {
         let limit = PythonLayout::MAX_FRAME_READ;
-        return Err(wrong(
-            "_PyInterpreterFrame",
-            format!("fields within {limit} bytes"),
-            frame_read.into(),
-        ));
+        return Err(wrong("_PyInterpreterFrame", format!("fields within {limit} bytes"), frame_read.into()));
     }
     // Code: filename, name, qualname, linetable, firstlineno, argcount, localsplusnames, localspluskinds, co_code_adaptive.
     let code = order.code_filename;
@@ -176,11 +153,7 @@ fn describe(version: Version, order: &Order, words: &[u64]) -> Result<SelfDescri
     // `co_flags` stands before `co_argcount`, `co_version` before `co_localsplusnames`.
     let (arguments, names) = (near(code + 5)?, near(code + 6)?);
     let (Some(code_flags), Some(code_version)) = (arguments.checked_sub(4), names.checked_sub(4)) else {
-        return Err(wrong(
-            "PyCodeObject",
-            "co_argcount behind co_flags".into(),
-            arguments.into(),
-        ));
+        return Err(wrong("PyCodeObject", "co_argcount behind co_flags".into(), arguments.into()));
     };
     let fields = [code_first_line, code_version, code_filename, code_name];
     let in_reach = |field: &u16| {
@@ -280,11 +253,7 @@ mod tests {
         assert_eq!(found.layout, expected);
         let offsets = found.offsets;
         assert_eq!(
-            (
-                offsets.interpreters_head,
-                offsets.interpreter_next,
-                offsets.interpreter_threads
-            ),
+            (offsets.interpreters_head, offsets.interpreter_next, offsets.interpreter_threads),
             (632, 7264, 7344)
         );
         assert_eq!((offsets.string_ascii_data, offsets.string_data), (40, 56));
@@ -297,10 +266,7 @@ mod tests {
             sentence(&described(0x030d_00f0, 1)),
             "CPython 3.13.0 is a free-threaded build, which is not supported"
         );
-        assert_eq!(
-            sentence(&described(0x030f_00f0, 0)),
-            "CPython 3.15.0 is not supported: 3.14 is the newest that is"
-        );
+        assert_eq!(sentence(&described(0x030f_00f0, 0)), "CPython 3.15.0 is not supported: 3.14 is the newest that is");
         let mut moved = described(0x030d_00f0, 0);
         moved.put_u64(RUNTIME + 8 * 68, 48);
         assert_eq!(

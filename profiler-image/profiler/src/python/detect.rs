@@ -73,10 +73,7 @@ pub fn detect(pid: u32, memory: &impl ReadMemory) -> Result<Option<Interpreter>,
 
 /// Whether a reason may be gone a moment later: reads race with the process.
 fn may_pass_later(reason: &Refusal) -> bool {
-    matches!(
-        reason,
-        Refusal::Starting | Refusal::SelfCheck { .. } | Refusal::Unreadable(MemoryError::Unmapped { .. })
-    )
+    matches!(reason, Refusal::Starting | Refusal::SelfCheck { .. } | Refusal::Unreadable(MemoryError::Unmapped { .. }))
 }
 
 /// A mapped file that defines `_PyRuntime`.
@@ -93,10 +90,7 @@ struct Candidate<'maps> {
 fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
     let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let mut files: Vec<&Mapping> = Vec::new();
-    for mapping in mappings
-        .iter()
-        .filter(|mapping| mapping.executable && mapping.path.is_some())
-    {
+    for mapping in mappings.iter().filter(|mapping| mapping.executable && mapping.path.is_some()) {
         let same =
             |file: &&Mapping| (file.device, file.inode, &file.path) == (mapping.device, mapping.inode, &mapping.path);
         if !files.iter().any(same) {
@@ -116,9 +110,7 @@ fn candidates(pid: u32, mappings: &[Mapping]) -> Vec<&Mapping> {
 
 /// Whether a file has the name of an interpreter.
 fn named_as_python(mapping: &Mapping) -> bool {
-    ["python", "libpython"]
-        .iter()
-        .any(|start| mapping.file_name().starts_with(start))
+    ["python", "libpython"].iter().any(|start| mapping.file_name().starts_with(start))
 }
 
 fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal> {
@@ -131,23 +123,14 @@ fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal
         Err(ElfError::Machine(found)) if likely => return Err(Refusal::Machine { found }),
         Err(_) => return Ok(None),
     };
-    let Image {
-        symbols,
-        runtime_section,
-    } = image;
+    let Image { symbols, runtime_section } = image;
     let [runtime, version_address, code_type, get_version] = *symbols.as_slice() else {
         return Ok(None);
     };
     match runtime.or(runtime_section) {
         Some(runtime) => {
             let has_section = runtime_section.is_some();
-            Ok(Some(Candidate {
-                mapping,
-                runtime,
-                version_address,
-                code_type,
-                has_section,
-            }))
+            Ok(Some(Candidate { mapping, runtime, version_address, code_type, has_section }))
         }
         // Up to 3.6 there is no `_PyRuntime`.
         None if likely && get_version.is_some() => Err(Refusal::TooOld(
@@ -166,16 +149,12 @@ fn libraries(pid: u32, memory: &impl ReadMemory, mappings: &[Mapping]) -> Vec<Li
     }
     // Before 2.34 threads were in a library of their own.
     let is_glibc = |name: &str| {
-        ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."]
-            .iter()
-            .any(|known| name.starts_with(known))
+        ["libc.so.6", "libc-2.", "libpthread.so.0", "libpthread-2."].iter().any(|known| name.starts_with(known))
     };
-    let described = code()
-        .filter(|mapping| is_glibc(mapping.file_name()))
-        .find_map(|mapping| {
-            let image = elf::inspect(maps::open_file(pid, mapping).ok()?, mapping, &libc::GLIBC_SYMBOLS).ok()?;
-            Libc::described_glibc(memory, &image)
-        });
+    let described = code().filter(|mapping| is_glibc(mapping.file_name())).find_map(|mapping| {
+        let image = elf::inspect(maps::open_file(pid, mapping).ok()?, mapping, &libc::GLIBC_SYMBOLS).ok()?;
+        Libc::described_glibc(memory, &image)
+    });
     let mut libraries: Vec<_> = described.into_iter().collect();
     if described != Some(Libc::usual_glibc()) {
         libraries.push(Libc::usual_glibc());
@@ -204,10 +183,8 @@ fn settle(
         return Ok(interpreter);
     }
     let (versions, certain) = versions(memory, candidate, mappings)?;
-    let mut refusal = Refusal::UnknownVersion(format!(
-        "{}",
-        candidate.mapping.path.clone().unwrap_or_default().display()
-    ));
+    let mut refusal =
+        Refusal::UnknownVersion(format!("{}", candidate.mapping.path.clone().unwrap_or_default().display()));
     for version in versions {
         let Some(known) = layout::known(version) else {
             if !certain {
@@ -253,9 +230,6 @@ fn versions(
     let hint = mappings.iter().find_map(named);
     // `Py_Version` came with 3.11, but stripped executables have no symbols.
     let minors: &[u8] = if candidate.has_section { &[10, 11, 12] } else { &[9, 8] };
-    let guesses = minors
-        .iter()
-        .map(|minor| Version::three(*minor))
-        .filter(|guess| Some(*guess) != hint);
+    let guesses = minors.iter().map(|minor| Version::three(*minor)).filter(|guess| Some(*guess) != hint);
     Ok((hint.into_iter().chain(guesses).collect(), false))
 }

@@ -56,11 +56,7 @@ fn check_machine(ident: &[u8; 20]) -> Result<(), ElfError> {
         return Err(ElfError::NotElf);
     }
     let machine = u16::from_le_bytes([ident[18], ident[19]]);
-    let ours = if cfg!(target_arch = "aarch64") {
-        elf::EM_AARCH64
-    } else {
-        elf::EM_X86_64
-    };
+    let ours = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
     if ident[4] == 2 && ident[5] == 1 && machine == ours.0 {
         return Ok(());
     }
@@ -84,10 +80,7 @@ fn read<'data, R: ReadRef<'data>>(data: R, mapping: &Mapping, wanted: &[&str]) -
         .section_by_name(endian, RUNTIME_SECTION)
         .map(|(_, section)| bias.wrapping_add(section.sh_addr(endian)))
         .filter(|address| *address != bias);
-    let mut image = Image {
-        symbols: vec![None; wanted.len()],
-        runtime_section,
-    };
+    let mut image = Image { symbols: vec![None; wanted.len()], runtime_section };
     for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
         if image.symbols.iter().all(Option::is_some) {
             break;
@@ -99,15 +92,8 @@ fn read<'data, R: ReadRef<'data>>(data: R, mapping: &Mapping, wanted: &[&str]) -
             continue;
         }
         // All names at once: one by one they would be read from the file one by one.
-        let strings = sections
-            .section(SectionIndex(table.string_section().0))
-            .ok()?
-            .data(endian, data)
-            .ok()?;
-        for symbol in table
-            .iter()
-            .filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0)
-        {
+        let strings = sections.section(SectionIndex(table.string_section().0)).ok()?.data(endian, data).ok()?;
+        for symbol in table.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0) {
             let Some(name) = strings.get(symbol.st_name(endian) as usize..) else {
                 continue;
             };
@@ -125,23 +111,16 @@ fn read<'data, R: ReadRef<'data>>(data: R, mapping: &Mapping, wanted: &[&str]) -
 /// What to add to an address in the file to get that in the process: 0 for an `ET_EXEC`.
 fn bias(segments: &[elf::ProgramHeader64<LittleEndian>], mapping: &Mapping) -> Option<u64> {
     let endian = LittleEndian;
-    segments
-        .iter()
-        .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
-        .find_map(|segment| {
-            let offset = segment.p_offset(endian);
-            let end = offset.checked_add(segment.p_filesz(endian))?;
-            // A segment is mapped from the start of the page in which it starts; pages have up to 64 KiB.
-            let start = offset & !(0x1_0000 - 1);
-            let executable = segment.p_flags(endian) & elf::PF_X == elf::PF_X;
-            (executable == mapping.executable && (start..end).contains(&mapping.offset)).then(|| {
-                mapping
-                    .start
-                    .wrapping_sub(mapping.offset)
-                    .wrapping_add(offset)
-                    .wrapping_sub(segment.p_vaddr(endian))
-            })
+    segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
+        let offset = segment.p_offset(endian);
+        let end = offset.checked_add(segment.p_filesz(endian))?;
+        // A segment is mapped from the start of the page in which it starts; pages have up to 64 KiB.
+        let start = offset & !(0x1_0000 - 1);
+        let executable = segment.p_flags(endian) & elf::PF_X == elf::PF_X;
+        (executable == mapping.executable && (start..end).contains(&mapping.offset)).then(|| {
+            mapping.start.wrapping_sub(mapping.offset).wrapping_add(offset).wrapping_sub(segment.p_vaddr(endian))
         })
+    })
 }
 
 /// A file of which no more than so many bytes are read.
@@ -154,9 +133,7 @@ struct Bounded {
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.len() as u64 > self.left {
-            return Err(io::Error::other(
-                "more is to be read of this ELF file than any sound one needs",
-            ));
+            return Err(io::Error::other("more is to be read of this ELF file than any sound one needs"));
         }
         let read = self.file.read(buffer)?;
         self.left -= read as u64;
@@ -188,12 +165,8 @@ mod tests {
         let ours = |mapping: &&Mapping| mapping.path.as_deref() == Some(&executable);
         let mut tried = 0;
         for mapping in mappings.iter().filter(ours).filter(|mapping| mapping.executable) {
-            let image = inspect(
-                File::open(&executable).unwrap(),
-                mapping,
-                &["missing", "AIPROF_ELF_TEST_SYMBOL"],
-            )
-            .unwrap();
+            let image =
+                inspect(File::open(&executable).unwrap(), mapping, &["missing", "AIPROF_ELF_TEST_SYMBOL"]).unwrap();
             assert_eq!(image.symbols, [None, Some(&raw const AIPROF_ELF_TEST_SYMBOL as u64)]);
             assert_eq!(image.runtime_section, None);
             tried += 1;
@@ -217,10 +190,7 @@ mod tests {
         }
         let mut foreign = whole[..64].to_vec();
         foreign[18..20].copy_from_slice(&elf::EM_S390.0.to_le_bytes());
-        assert_eq!(
-            inspect(&foreign),
-            Err(ElfError::Machine("64-bit ELF machine 22".into()))
-        );
+        assert_eq!(inspect(&foreign), Err(ElfError::Machine("64-bit ELF machine 22".into())));
         foreign[4] = 1;
         foreign[18..20].copy_from_slice(&elf::EM_386.0.to_le_bytes());
         assert_eq!(inspect(&foreign), Err(ElfError::Machine("32-bit x86".into())));
@@ -235,13 +205,7 @@ mod tests {
     fn tempfile() -> File {
         let name = format!("aiprof-elf-{}-{:?}", std::process::id(), std::thread::current().id());
         let path = std::env::temp_dir().join(name);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         std::fs::remove_file(path).unwrap();
         file
     }

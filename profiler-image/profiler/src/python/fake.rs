@@ -39,17 +39,9 @@ impl FakePython {
         memory.map(RUNTIME, 16 * 1024).put_u64(RUNTIME + 40, STATE);
         memory.put_u32(RUNTIME + 1544, 1).put_u32(RUNTIME + 1548, 1);
         memory.map(STATE, 256).put_u64(STATE + 72, THREAD_STATE);
-        memory
-            .map(THREAD_STATE, 512)
-            .put_u64(THREAD_STATE + 16, STATE)
-            .put_u64(THREAD_STATE + 136, PTHREAD);
-        memory
-            .put_u64(THREAD_STATE + 56, THREAD_STATE + 400)
-            .put_u64(THREAD_STATE + 400, FRAME);
-        memory
-            .map(FRAME, 128)
-            .put_u64(FRAME, CODE)
-            .put_u64(FRAME + 56, CODE + 192);
+        memory.map(THREAD_STATE, 512).put_u64(THREAD_STATE + 16, STATE).put_u64(THREAD_STATE + 136, PTHREAD);
+        memory.put_u64(THREAD_STATE + 56, THREAD_STATE + 400).put_u64(THREAD_STATE + 400, FRAME);
+        memory.map(FRAME, 128).put_u64(FRAME, CODE).put_u64(FRAME + 56, CODE + 192);
         memory.map(PTHREAD, 2304).put_u64(PTHREAD + 0x80, PTHREAD);
         memory.map(CODE_TYPE, 1024);
         for (kind, name) in [(CODE_TYPE, b"code"), (STR_TYPE, b"str\0")] {
@@ -57,36 +49,15 @@ impl FakePython {
         }
         memory.map(CODE, 256).put_u64(CODE, 2).put_u64(CODE + 8, CODE_TYPE);
         memory.put_u32(CODE + 68, 11).put_u32(CODE + 92, 77);
-        memory
-            .put_u64(CODE + 112, FILE)
-            .put_u64(CODE + 120, NAME)
-            .put_u64(CODE + 128, NAME)
-            .put_u64(CODE + 136, LINES);
+        memory.put_u64(CODE + 112, FILE).put_u64(CODE + 120, NAME).put_u64(CODE + 128, NAME).put_u64(CODE + 136, LINES);
         for (address, text) in [(NAME, "Class.method"), (FILE, "/srv/app.py")] {
-            memory
-                .map(address, 128)
-                .put_u64(address + 8, STR_TYPE)
-                .put_u64(address + 16, text.len() as u64);
-            memory
-                .put_u32(address + 32, 1 << 2 | 1 << 5 | 1 << 6)
-                .put(address + 40, text.as_bytes());
+            memory.map(address, 128).put_u64(address + 8, STR_TYPE).put_u64(address + 16, text.len() as u64);
+            memory.put_u32(address + 32, 1 << 2 | 1 << 5 | 1 << 6).put(address + 40, text.as_bytes());
         }
         let table = [0xd0, 0, 0, 0xd8, 0, 0, 0xd8, 0, 0];
-        memory
-            .map(LINES, 128)
-            .put_u64(LINES + 16, table.len() as u64)
-            .put(LINES + 32, &table);
+        memory.map(LINES, 128).put_u64(LINES + 16, table.len() as u64).put(LINES + 32, &table);
         let path = "/usr/bin/python3.12".into();
-        Self {
-            memory,
-            interpreter: Interpreter {
-                version,
-                runtime_address: RUNTIME,
-                layout,
-                offsets,
-                path,
-            },
-        }
+        Self { memory, interpreter: Interpreter { version, runtime_address: RUNTIME, layout, offsets, path } }
     }
 
     /// The frame at this byte of the bytecode, of the code object as it is now.

@@ -55,21 +55,9 @@ pub(super) const TYPE_NAME: u32 = 24;
 /// The layout of a version that cannot tell it itself: 3.8 to 3.12. TSD fields are left for the live key.
 pub(super) fn known(version: Version) -> Option<(PythonLayout, Offsets)> {
     match version.minor {
-        8 => Some(until_3_10(&FrameObjects {
-            tss_key: 1396,
-            instruction: 104,
-            format: LineFormat::Lnotab,
-        })),
-        9 => Some(until_3_10(&FrameObjects {
-            tss_key: 588,
-            instruction: 104,
-            format: LineFormat::Lnotab,
-        })),
-        10 => Some(until_3_10(&FrameObjects {
-            tss_key: 588,
-            instruction: 96,
-            format: LineFormat::Ranges,
-        })),
+        8 => Some(until_3_10(&FrameObjects { tss_key: 1396, instruction: 104, format: LineFormat::Lnotab })),
+        9 => Some(until_3_10(&FrameObjects { tss_key: 588, instruction: 104, format: LineFormat::Lnotab })),
+        10 => Some(until_3_10(&FrameObjects { tss_key: 588, instruction: 96, format: LineFormat::Ranges })),
         11 => Some((
             PythonLayout {
                 thread_state_frame: 56,
@@ -180,14 +168,7 @@ fn until_3_10(version: &FrameObjects) -> (PythonLayout, Offsets) {
         entry_rule: EntryRule::EveryFrame as u8,
         ..PythonLayout::default()
     };
-    (
-        layout,
-        Offsets {
-            auto_tss_key: version.tss_key,
-            line_format: version.format,
-            ..FRAME_OBJECT_OFFSETS
-        },
-    )
+    (layout, Offsets { auto_tss_key: version.tss_key, line_format: version.format, ..FRAME_OBJECT_OFFSETS })
 }
 
 #[cfg(test)]
@@ -198,14 +179,8 @@ mod tests {
     fn every_known_layout_keeps_within_what_the_walker_reads() {
         for minor in 8..=12 {
             let (layout, _) = known(Version::three(minor)).unwrap();
-            assert!(
-                usize::from(layout.frame_read) <= PythonLayout::MAX_FRAME_READ,
-                "3.{minor}"
-            );
-            assert!(
-                usize::from(layout.code_name + 8 - layout.code_flags) <= PythonLayout::MAX_CODE_READ,
-                "3.{minor}"
-            );
+            assert!(usize::from(layout.frame_read) <= PythonLayout::MAX_FRAME_READ, "3.{minor}");
+            assert!(usize::from(layout.code_name + 8 - layout.code_flags) <= PythonLayout::MAX_CODE_READ, "3.{minor}");
             let ends = [
                 layout.frame_code + 8,
                 layout.frame_previous + 8,

@@ -39,30 +39,18 @@ impl Libc {
     pub(super) const fn usual_glibc() -> Self {
         // Checked on x86_64 with 2.36 and 2.43. On aarch64 from 2.36 to 2.38 by published tables, not tried.
         if cfg!(target_arch = "aarch64") {
-            Self::Glibc {
-                first_block: 272,
-                to_thread_pointer: 1856,
-            }
+            Self::Glibc { first_block: 272, to_thread_pointer: 1856 }
         } else {
-            Self::Glibc {
-                first_block: 784,
-                to_thread_pointer: 0,
-            }
+            Self::Glibc { first_block: 784, to_thread_pointer: 0 }
         }
     }
 
     /// musl 1.2, by published tables; not tried on a live process.
     pub(super) const fn musl() -> Self {
         if cfg!(target_arch = "aarch64") {
-            Self::Musl {
-                array: 112,
-                to_thread_pointer: 200,
-            }
+            Self::Musl { array: 112, to_thread_pointer: 200 }
         } else {
-            Self::Musl {
-                array: 0x80,
-                to_thread_pointer: 0,
-            }
+            Self::Musl { array: 0x80, to_thread_pointer: 0 }
         }
     }
 
@@ -79,23 +67,18 @@ impl Libc {
             return None;
         }
         let to_thread_pointer = if cfg!(target_arch = "aarch64") { size as i32 } else { 0 };
-        Some(Self::Glibc {
-            first_block: first_block as i32,
-            to_thread_pointer,
-        })
+        Some(Self::Glibc { first_block: first_block as i32, to_thread_pointer })
     }
 
     /// Where the slot of `key` is: [`PythonLayout::tsd_array`] and [`PythonLayout::tsd_slot`]. `None` if the key is out of reach.
     pub(super) fn slot(self, key: u32) -> Option<(i32, i32)> {
         match self {
-            Self::Glibc {
-                first_block,
-                to_thread_pointer,
-            } => (key < FIRST_BLOCK_SLOTS).then(|| (-1, first_block - to_thread_pointer + 16 * key as i32 + 8)),
-            Self::Musl {
-                array,
-                to_thread_pointer,
-            } => (key < MUSL_KEYS).then(|| (array - to_thread_pointer, 8 * key as i32)),
+            Self::Glibc { first_block, to_thread_pointer } => {
+                (key < FIRST_BLOCK_SLOTS).then(|| (-1, first_block - to_thread_pointer + 16 * key as i32 + 8))
+            }
+            Self::Musl { array, to_thread_pointer } => {
+                (key < MUSL_KEYS).then(|| (array - to_thread_pointer, 8 * key as i32))
+            }
         }
     }
 
@@ -121,46 +104,21 @@ mod tests {
 
     #[test]
     fn slots_of_both_libraries() {
-        let x86 = Libc::Glibc {
-            first_block: 784,
-            to_thread_pointer: 0,
-        };
-        assert_eq!(
-            (x86.slot(0), x86.slot(31), x86.slot(32)),
-            (Some((-1, 792)), Some((-1, 1288)), None)
-        );
-        let arm = Libc::Glibc {
-            first_block: 272,
-            to_thread_pointer: 1856,
-        };
-        assert_eq!(
-            (arm.slot(1), arm.thread_pointer(0x1000)),
-            (Some((-1, -1560)), 0x1000 + 1856)
-        );
-        let musl = Libc::Musl {
-            array: 0x80,
-            to_thread_pointer: 0,
-        };
+        let x86 = Libc::Glibc { first_block: 784, to_thread_pointer: 0 };
+        assert_eq!((x86.slot(0), x86.slot(31), x86.slot(32)), (Some((-1, 792)), Some((-1, 1288)), None));
+        let arm = Libc::Glibc { first_block: 272, to_thread_pointer: 1856 };
+        assert_eq!((arm.slot(1), arm.thread_pointer(0x1000)), (Some((-1, -1560)), 0x1000 + 1856));
+        let musl = Libc::Musl { array: 0x80, to_thread_pointer: 0 };
         assert_eq!((musl.slot(2), musl.slot(128)), (Some((0x80, 16)), None));
-        let arm = Libc::Musl {
-            array: 112,
-            to_thread_pointer: 200,
-        };
+        let arm = Libc::Musl { array: 112, to_thread_pointer: 200 };
         assert_eq!((arm.slot(2), arm.thread_pointer(0x1000)), (Some((-88, 16)), 0x10c8));
     }
 
     #[test]
     fn glibc_describes_itself() {
         let mut memory = FakeMemory::default();
-        memory
-            .map(0x100, 4)
-            .put_u32(0x100, 2304)
-            .map(0x200, 12)
-            .put_u32(0x200 + 8, 784 + 512);
-        let image = Image {
-            symbols: vec![Some(0x100), Some(0x200)],
-            runtime_section: None,
-        };
+        memory.map(0x100, 4).put_u32(0x100, 2304).map(0x200, 12).put_u32(0x200 + 8, 784 + 512);
+        let image = Image { symbols: vec![Some(0x100), Some(0x200)], runtime_section: None };
         let first_block = |libc| match libc {
             Some(Libc::Glibc { first_block, .. }) => first_block,
             _ => -1,

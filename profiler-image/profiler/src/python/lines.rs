@@ -24,20 +24,13 @@ impl LineTable {
     /// Decodes `table` of a code object that starts on `first_line`. A torn table gives what it says up to the tear.
     #[must_use]
     pub fn decode(format: LineFormat, table: &[u8], first_line: u32) -> Self {
-        let mut builder = Builder {
-            starts: Vec::new(),
-            line: first_line.into(),
-        };
+        let mut builder = Builder { starts: Vec::new(), line: first_line.into() };
         match format {
             LineFormat::Lnotab => builder.lnotab(table),
             LineFormat::Ranges => builder.ranges(table),
             LineFormat::Locations => builder.locations(table),
         }
-        Self {
-            format,
-            first_line,
-            starts: builder.starts.into_boxed_slice(),
-        }
+        Self { format, first_line, starts: builder.starts.into_boxed_slice() }
     }
 
     /// The line of a frame whose [`instruction`](aiprof_ebpf_types::PythonFrame::instruction) this is; `None` where
@@ -48,11 +41,7 @@ impl LineTable {
             // Not yet at the first instruction.
             return Some(self.first_line);
         };
-        let byte = if self.format == LineFormat::Ranges {
-            instruction.saturating_mul(2)
-        } else {
-            instruction
-        };
+        let byte = if self.format == LineFormat::Ranges { instruction.saturating_mul(2) } else { instruction };
         let behind = self.starts.partition_point(|(start, _)| *start <= byte);
         let line = match behind.checked_sub(1) {
             Some(index) => self.starts[index].1,
@@ -187,10 +176,7 @@ mod tests {
 
     fn lines(format: LineFormat, table: &[u8], instructions: &[i32]) -> Vec<Option<u32>> {
         let table = LineTable::decode(format, table, 10);
-        instructions
-            .iter()
-            .map(|instruction| table.line(*instruction))
-            .collect()
+        instructions.iter().map(|instruction| table.line(*instruction)).collect()
     }
 
     #[test]
@@ -214,28 +200,13 @@ mod tests {
         // +1 line (kind 11), no location (15), same line (0), +2 by long form (14), -1 by no-column form (13).
         let table = [0xd8, 0, 0, 0xf9, 0x80, 0, 0xf0, 4, 0, 1, 1, 0xe8, 3];
         let expected = [Some(11), None, None, Some(11), Some(13), Some(12), None, Some(10)];
-        assert_eq!(
-            lines(LineFormat::Locations, &table, &[0, 2, 4, 6, 8, 10, 12, -2]),
-            expected
-        );
+        assert_eq!(lines(LineFormat::Locations, &table, &[0, 2, 4, 6, 8, 10, 12, -2]), expected);
     }
 
     #[test]
     fn torn_tables_end_early() {
-        for table in [
-            &[0x05][..],
-            &[0xd8],
-            &[0xd8, 0],
-            &[0xe8],
-            &[0xe8, 0xff, 0xff],
-            &[0xe8; 64],
-            &[0xf0, 4, 0],
-        ] {
-            assert_eq!(
-                lines(LineFormat::Locations, table, &[0, i32::MAX]),
-                [None; 2],
-                "{table:x?}"
-            );
+        for table in [&[0x05][..], &[0xd8], &[0xd8, 0], &[0xe8], &[0xe8, 0xff, 0xff], &[0xe8; 64], &[0xf0, 4, 0]] {
+            assert_eq!(lines(LineFormat::Locations, table, &[0, i32::MAX]), [None; 2], "{table:x?}");
         }
         assert_eq!(lines(LineFormat::Ranges, &[4], &[0]), [None]);
         let hostile: Vec<u8> = (0..=255).cycle().take(4096).collect();

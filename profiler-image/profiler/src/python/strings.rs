@@ -36,22 +36,11 @@ pub(super) fn read(memory: &impl ReadMemory, offsets: &Offsets, address: u64) ->
     if length > MAX_LENGTH || !compact || !matches!(kind, 1 | 2 | 4) || (ascii && kind != 1) {
         return Err(wrong());
     }
-    let data = address.wrapping_add(
-        if ascii {
-            offsets.string_ascii_data
-        } else {
-            offsets.string_data
-        }
-        .into(),
-    );
+    let data = address.wrapping_add(if ascii { offsets.string_ascii_data } else { offsets.string_data }.into());
     let wanted = length as usize * kind;
     let bytes = memory.bytes(data, wanted.min(MAX_STRING_BYTES) as u64, MAX_STRING_BYTES)?;
     let character = |code: u32| {
-        if code > 0x10_ffff {
-            Err(wrong())
-        } else {
-            Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
-        }
+        if code > 0x10_ffff { Err(wrong()) } else { Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)) }
     };
     let mut text: String = match kind {
         1 if ascii && !bytes.is_ascii() => return Err(wrong()),
@@ -62,12 +51,7 @@ pub(super) fn read(memory: &impl ReadMemory, offsets: &Offsets, address: u64) ->
             .iter()
             .map(|pair| character(u16::from_ne_bytes(*pair).into()))
             .collect::<Result<_, _>>()?,
-        _ => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|four| character(u32::from_ne_bytes(*four)))
-            .collect::<Result<_, _>>()?,
+        _ => bytes.as_chunks().0.iter().map(|four| character(u32::from_ne_bytes(*four))).collect::<Result<_, _>>()?,
     };
     if wanted > bytes.len() {
         text.push('…');
@@ -86,14 +70,8 @@ mod tests {
         let (_, offsets) = layout::known(Version::three(version)).unwrap();
         let mut memory = FakeMemory::default();
         memory.map(AT, 72 + data.len());
-        memory
-            .put_u64(AT + 16, length)
-            .put_u32(AT + 32, 1 | kind << 2 | 1 << 5 | u32::from(ascii) << 6);
-        let start = if ascii {
-            offsets.string_ascii_data
-        } else {
-            offsets.string_data
-        };
+        memory.put_u64(AT + 16, length).put_u32(AT + 32, 1 | kind << 2 | 1 << 5 | u32::from(ascii) << 6);
+        let start = if ascii { offsets.string_ascii_data } else { offsets.string_data };
         memory.put(AT + u64::from(start), data);
         read(&memory, &offsets, AT)
     }
@@ -124,23 +102,11 @@ mod tests {
 
     #[test]
     fn what_is_no_string_is_refused() {
-        assert!(matches!(
-            text(12, 3, false, 1, b"abc"),
-            Err(StringError::NoString { .. })
-        ));
-        assert!(matches!(
-            text(12, 1, true, 1, b"\xff"),
-            Err(StringError::NoString { .. })
-        ));
+        assert!(matches!(text(12, 3, false, 1, b"abc"), Err(StringError::NoString { .. })));
+        assert!(matches!(text(12, 1, true, 1, b"\xff"), Err(StringError::NoString { .. })));
         assert!(matches!(text(12, 2, true, 1, b"ab"), Err(StringError::NoString { .. })));
-        assert!(matches!(
-            text(12, 1, true, 1 << 40, b"a"),
-            Err(StringError::NoString { .. })
-        ));
-        assert!(matches!(
-            text(12, 4, false, 1, &[0xff; 4]),
-            Err(StringError::NoString { .. })
-        ));
+        assert!(matches!(text(12, 1, true, 1 << 40, b"a"), Err(StringError::NoString { .. })));
+        assert!(matches!(text(12, 4, false, 1, &[0xff; 4]), Err(StringError::NoString { .. })));
         assert!(matches!(text(12, 1, true, 2000, b"a"), Err(StringError::Unreadable(_))));
     }
 }

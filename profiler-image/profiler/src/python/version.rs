@@ -16,21 +16,13 @@ pub struct Version {
 impl Version {
     /// `3.minor`.
     pub(super) const fn three(minor: u8) -> Self {
-        Self {
-            major: 3,
-            minor,
-            micro: None,
-        }
+        Self { major: 3, minor, micro: None }
     }
 
     /// Takes apart `PY_VERSION_HEX` (0x030c01f0 is 3.12.1 final); `None` if it is no version of CPython 3.
     pub(super) fn from_hex(hex: u64) -> Option<Self> {
         let [_, _, _, _, major, minor, micro, _] = hex.to_be_bytes();
-        (hex >> 32 == 0 && major == 3 && minor < 100).then_some(Self {
-            major,
-            minor,
-            micro: Some(micro),
-        })
+        (hex >> 32 == 0 && major == 3 && minor < 100).then_some(Self { major, minor, micro: Some(micro) })
     }
 
     /// The version in the name of a file that CPython itself installs: `python3.9`, `libpython3.9.so.1.0`,
@@ -59,9 +51,7 @@ impl fmt::Display for Version {
 }
 
 fn leading_number(text: &str) -> Option<(u8, &str)> {
-    let end = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
@@ -71,14 +61,7 @@ mod tests {
 
     #[test]
     fn from_version_hex() {
-        assert_eq!(
-            Version::from_hex(0x030c_01f0),
-            Some(Version {
-                major: 3,
-                minor: 12,
-                micro: Some(1)
-            })
-        );
+        assert_eq!(Version::from_hex(0x030c_01f0), Some(Version { major: 3, minor: 12, micro: Some(1) }));
         assert_eq!(Version::from_hex(0x030c_01f0).unwrap().to_string(), "3.12.1");
         for hex in [0, 0x020c_01f0, 0x1_030c_01f0, u64::MAX] {
             assert_eq!(Version::from_hex(hex), None, "{hex:#x}");
@@ -103,9 +86,6 @@ mod tests {
         ] {
             assert_eq!(Version::from_path(path), minor.map(Version::three), "{path}");
         }
-        assert_eq!(
-            Version::from_path("/opt/python3.8/bin/python3.11"),
-            Some(Version::three(11))
-        );
+        assert_eq!(Version::from_path("/opt/python3.8/bin/python3.11"), Some(Version::three(11)));
     }
 }

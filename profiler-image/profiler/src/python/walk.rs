@@ -53,12 +53,7 @@ pub fn threads(memory: &impl ReadMemory, interpreter: &Interpreter) -> Result<Ve
                 None => None,
             };
             let thread_id = field(thread_state, offsets.thread_id)?;
-            threads.push(Thread {
-                thread_state,
-                interpreter: state,
-                thread_id,
-                native_thread_id: native,
-            });
+            threads.push(Thread { thread_state, interpreter: state, thread_id, native_thread_id: native });
             thread_state = field(thread_state, offsets.thread_next)?;
         }
         state = field(state, offsets.interpreter_next)?;
@@ -155,9 +150,7 @@ pub(super) struct CodeHeader {
 impl CodeHeader {
     pub(super) fn read(memory: &impl ReadMemory, layout: &PythonLayout, code: u64) -> Result<Self, MemoryError> {
         let start = layout.code_flags;
-        let length = usize::from(layout.code_name)
-            .saturating_add(8)
-            .saturating_sub(start.into());
+        let length = usize::from(layout.code_name).saturating_add(8).saturating_sub(start.into());
         let mut bytes = [0; PythonLayout::MAX_CODE_READ];
         let length = length.min(PythonLayout::MAX_CODE_READ);
         memory.read(code.wrapping_add(start.into()), &mut bytes[..length])?;
@@ -167,40 +160,21 @@ impl CodeHeader {
     /// From `bytes` of a code object, the first of which is its byte `start`.
     pub(super) fn parse(layout: &PythonLayout, bytes: &[u8], start: u16) -> Self {
         let at = |offset: u16| offset.wrapping_sub(start);
-        let version = if layout.code_version == 0 {
-            0
-        } else {
-            half_word(bytes, at(layout.code_version))
-        };
-        let (flags, first_line) = (
-            half_word(bytes, at(layout.code_flags)),
-            half_word(bytes, at(layout.code_first_line)),
-        );
+        let version = if layout.code_version == 0 { 0 } else { half_word(bytes, at(layout.code_version)) };
+        let (flags, first_line) =
+            (half_word(bytes, at(layout.code_flags)), half_word(bytes, at(layout.code_first_line)));
         let (filename, name) = (word(bytes, at(layout.code_filename)), word(bytes, at(layout.code_name)));
-        Self {
-            identity: code_identity(version, flags, first_line, filename, name),
-            first_line,
-            filename,
-            name,
-        }
+        Self { identity: code_identity(version, flags, first_line, filename, name), first_line, filename, name }
     }
 }
 
 /// The 8 bytes at `offset`; zero beyond the end, which a checked layout never asks for.
 pub(super) fn word(bytes: &[u8], offset: u16) -> u64 {
-    bytes
-        .get(usize::from(offset)..)
-        .and_then(<[u8]>::first_chunk)
-        .copied()
-        .map_or(0, u64::from_ne_bytes)
+    bytes.get(usize::from(offset)..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_ne_bytes)
 }
 
 fn half_word(bytes: &[u8], offset: u16) -> u32 {
-    bytes
-        .get(usize::from(offset)..)
-        .and_then(<[u8]>::first_chunk)
-        .copied()
-        .map_or(0, u32::from_ne_bytes)
+    bytes.get(usize::from(offset)..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_ne_bytes)
 }
 
 fn byte(bytes: &[u8], offset: u16) -> u8 {
@@ -222,11 +196,7 @@ mod tests {
     fn thread(owners: &[u8]) -> (FakeMemory, PythonLayout) {
         let (layout, _) = layout::known(Version::three(12)).unwrap();
         let mut memory = FakeMemory::default();
-        memory
-            .map(THREAD, 256)
-            .map(CFRAME, 8)
-            .map(0x10000, owners.len() * 0x100)
-            .map(0x8000, 256);
+        memory.map(THREAD, 256).map(CFRAME, 8).map(0x10000, owners.len() * 0x100).map(0x8000, 256);
         memory.put_u64(THREAD + 56, CFRAME).put_u64(CFRAME, 0x10000);
         memory.put_u32(0x8000 + 92, 77);
         for (index, owner) in owners.iter().enumerate() {
@@ -234,9 +204,7 @@ mod tests {
             let last = index + 1 == owners.len();
             memory.put_u64(frame, if *owner >= 3 { 1 } else { 0x8000 });
             memory.put_u64(frame + 8, if last { 0 } else { frame + 0x100 });
-            memory
-                .put_u64(frame + 56, 0x8000 + 192 + 2 * index as u64)
-                .put(frame + 70, &[*owner]);
+            memory.put_u64(frame + 56, 0x8000 + 192 + 2 * index as u64).put(frame + 70, &[*owner]);
         }
         (memory, layout)
     }
@@ -246,18 +214,9 @@ mod tests {
         let (memory, layout) = thread(&[0, 1, 3, 0, 3]);
         let stack = walk(&memory, &layout, THREAD);
         assert_eq!(stack.status, PythonStatus::Complete);
-        let seen: Vec<_> = stack
-            .frames
-            .iter()
-            .map(|frame| (frame.instruction, frame.is_entry()))
-            .collect();
+        let seen: Vec<_> = stack.frames.iter().map(|frame| (frame.instruction, frame.is_entry())).collect();
         assert_eq!(seen, [(0, false), (2, true), (6, true)]);
-        assert!(
-            stack
-                .frames
-                .iter()
-                .all(|frame| (frame.code(), frame.identity) == (0x8000, 77))
-        );
+        assert!(stack.frames.iter().all(|frame| (frame.code(), frame.identity) == (0x8000, 77)));
     }
 
     #[test]
@@ -266,19 +225,10 @@ mod tests {
         assert_eq!(walk(&memory, &layout, THREAD).status, PythonStatus::Complete);
         let (mut memory, layout) = thread(&[0; MAX_PYTHON_FRAMES + 1]);
         let stack = walk(&memory, &layout, THREAD);
-        assert_eq!(
-            (stack.frames.len(), stack.status),
-            (MAX_PYTHON_FRAMES, PythonStatus::Cut)
-        );
+        assert_eq!((stack.frames.len(), stack.status), (MAX_PYTHON_FRAMES, PythonStatus::Cut));
         // A shim that follows itself.
         memory.put_u64(0x10000 + 8, 0x10000).put(0x10000 + 70, &[3]);
-        assert_eq!(
-            walk(&memory, &layout, THREAD),
-            PythonStack {
-                frames: vec![],
-                status: PythonStatus::Cut
-            }
-        );
+        assert_eq!(walk(&memory, &layout, THREAD), PythonStack { frames: vec![], status: PythonStatus::Cut });
     }
 
     #[test]
@@ -293,22 +243,11 @@ mod tests {
     #[test]
     fn thread_states_by_glibc_and_musl_slots() {
         let mut memory = FakeMemory::default();
-        memory
-            .map(0x4000, 1024)
-            .map(0x5000, 64)
-            .put_u64(0x4000 + 784 + 24, THREAD);
-        let glibc = PythonLayout {
-            tsd_array: -1,
-            tsd_slot: 784 + 24,
-            ..PythonLayout::default()
-        };
+        memory.map(0x4000, 1024).map(0x5000, 64).put_u64(0x4000 + 784 + 24, THREAD);
+        let glibc = PythonLayout { tsd_array: -1, tsd_slot: 784 + 24, ..PythonLayout::default() };
         assert_eq!(thread_state_of(&memory, &glibc, 0x4000), Ok(Some(THREAD)));
         memory.put_u64(0x4000 + 0x80, 0x5000).put_u64(0x5008, THREAD + 1);
-        let musl = PythonLayout {
-            tsd_array: 0x80,
-            tsd_slot: 8,
-            ..PythonLayout::default()
-        };
+        let musl = PythonLayout { tsd_array: 0x80, tsd_slot: 8, ..PythonLayout::default() };
         assert_eq!(thread_state_of(&memory, &musl, 0x4000), Ok(Some(THREAD + 1)));
         memory.put_u64(0x5008, 0);
         assert_eq!(thread_state_of(&memory, &musl, 0x4000), Ok(None));

@@ -33,11 +33,7 @@ pub struct Snapshot {
 
 impl Target {
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the target starts");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the target starts");
         let output = BufReader::new(child.stdout.take().unwrap());
         let input = child.stdin.take().unwrap();
         Self { child, output, input }
@@ -57,10 +53,7 @@ impl Target {
             if state.rsplit_once(") ").unwrap().1.starts_with('S') {
                 return;
             }
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "the target does not come to rest: {state}"
-            );
+            assert!(start.elapsed() < Duration::from_secs(20), "the target does not come to rest: {state}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -80,12 +73,7 @@ impl Target {
         let null = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: plain system calls on a child of ours; `registers` is written by the kernel in full.
         let registers = unsafe {
-            assert_eq!(
-                libc::ptrace(libc::PTRACE_ATTACH, pid, null, null),
-                0,
-                "{}",
-                std::io::Error::last_os_error()
-            );
+            assert_eq!(libc::ptrace(libc::PTRACE_ATTACH, pid, null, null), 0, "{}", std::io::Error::last_os_error());
             let mut status = 0;
             assert_eq!(libc::waitpid(pid, &raw mut status, libc::__WALL), pid);
             let registers = read_registers(pid);
@@ -123,14 +111,7 @@ while frame is not None:
         let mut script = tempfile::NamedTempFile::with_suffix(".py").unwrap();
         script.write_all(SCRIPT.as_bytes()).unwrap();
         let output = Command::new("gdb")
-            .args([
-                "--batch",
-                "-nx",
-                "-iex",
-                "set debuginfod enabled off",
-                "-ex",
-                "set backtrace past-main on",
-            ])
+            .args(["--batch", "-nx", "-iex", "set debuginfod enabled off", "-ex", "set backtrace past-main on"])
             .args(["-p", &self.pid().to_string(), "-x"])
             .arg(script.path())
             .output()
@@ -143,11 +124,7 @@ while frame is not None:
                 Some((address.parse().unwrap(), name.to_owned()))
             })
             .collect();
-        assert!(
-            !frames.is_empty(),
-            "gdb said: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(!frames.is_empty(), "gdb said: {text}{}", String::from_utf8_lossy(&output.stderr));
         frames
     }
 }
@@ -170,12 +147,7 @@ unsafe fn read_registers(pid: libc::pid_t) -> UserRegisters {
         assert_eq!(libc::ptrace(libc::PTRACE_GETREGS, pid, null, registers.as_mut_ptr()), 0);
         registers.assume_init()
     };
-    UserRegisters {
-        ip: registers.rip,
-        sp: registers.rsp,
-        fp: registers.rbp,
-        lr: 0,
-    }
+    UserRegisters { ip: registers.rip, sp: registers.rsp, fp: registers.rbp, lr: 0 }
 }
 
 /// # Safety
@@ -184,19 +156,11 @@ unsafe fn read_registers(pid: libc::pid_t) -> UserRegisters {
 unsafe fn read_registers(pid: libc::pid_t) -> UserRegisters {
     const NT_PRSTATUS: usize = 1;
     let mut registers = [0_u64; 34];
-    let mut place = libc::iovec {
-        iov_base: registers.as_mut_ptr().cast(),
-        iov_len: std::mem::size_of_val(&registers),
-    };
+    let mut place = libc::iovec { iov_base: registers.as_mut_ptr().cast(), iov_len: std::mem::size_of_val(&registers) };
     // SAFETY: the kernel writes at most `iov_len` bytes, which `registers` has.
     let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, pid, NT_PRSTATUS, &raw mut place) };
     assert_eq!(result, 0);
-    UserRegisters {
-        ip: registers[32],
-        sp: registers[31],
-        fp: registers[29],
-        lr: registers[30],
-    }
+    UserRegisters { ip: registers[32], sp: registers[31], fp: registers[29], lr: registers[30] }
 }
 
 /// Compiles C as distributions do: optimised, without frame pointers.
@@ -217,12 +181,10 @@ pub fn compile(folder: &Path, name: &str, source: &str, flags: &[&str]) -> PathB
 /// A CPython of pyenv's, if there is one of that version.
 pub fn python(version: &str) -> Option<PathBuf> {
     let versions = PathBuf::from(std::env::var_os("HOME")?).join(".pyenv/versions");
-    let folder = fs::read_dir(versions).ok()?.flatten().find(|entry| {
-        entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(&format!("{version}.")))
-    })?;
+    let folder = fs::read_dir(versions)
+        .ok()?
+        .flatten()
+        .find(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&format!("{version}."))))?;
     Some(folder.path().join(format!("bin/python{version}")))
 }
 

@@ -18,15 +18,12 @@ pub(crate) fn python(minor: u8) -> Option<PathBuf> {
     let variable = format!("AIPROF_PYTHON_3_{minor}");
     let named = env::var_os(&variable).map(PathBuf::from);
     let found = named.or_else(|| {
-        let root = env::var_os("PYENV_ROOT")
-            .map(PathBuf::from)
-            .or_else(|| Some(env::home_dir()?.join(".pyenv")))?;
+        let root = env::var_os("PYENV_ROOT").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".pyenv")))?;
         let folders = std::fs::read_dir(root.join("versions")).ok()?;
         let mut found: Vec<_> = folders
             .filter_map(|folder| Some(folder.ok()?.path()))
             .filter(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with(&format!("3.{minor}.")))
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("3.{minor}.")))
             })
             .map(|path| path.join(format!("bin/python3.{minor}")))
             .filter(|path| path.exists())
@@ -42,10 +39,7 @@ pub(crate) fn python(minor: u8) -> Option<PathBuf> {
 
 /// All interpreters there are; at least one, or the test would show nothing.
 pub(crate) fn pythons() -> Vec<(u8, PathBuf)> {
-    let found: Vec<_> = MINORS
-        .iter()
-        .filter_map(|minor| Some((*minor, python(*minor)?)))
-        .collect();
+    let found: Vec<_> = MINORS.iter().filter_map(|minor| Some((*minor, python(*minor)?))).collect();
     assert!(!found.is_empty(), "no CPython at all to test against");
     found
 }
