@@ -96,7 +96,7 @@ pub enum ThreadEventKind {
 pub struct ThreadEvent {
     /// When it happened.
     pub timestamp_ns: u64,
-    /// Switch-in: when the thread was woken, 0 if no wake-up was seen.
+    /// When the thread was last woken; 0 if that was not seen, or was reported by a switch-in already.
     pub wake_ns: u64,
     /// Process.
     pub pid: u32,

@@ -114,7 +114,7 @@ fn switch_out(
     }
     send(&ThreadEvent {
         timestamp_ns: start_ns,
-        wake_ns: 0,
+        wake_ns: thread.wake_ns,
         pid: thread.pid,
         tid: thread.tid,
         other_pid: 0,

@@ -10,19 +10,13 @@ use crate::maps::Scratch;
 /// Walks the stack of the thread with this thread pointer into the scratch body, leaf first. Returns how many frames there are.
 #[inline(always)]
 pub(crate) fn walk(layout: &PythonLayout, thread_pointer: u64, scratch: &mut Scratch) -> (usize, PythonStatus) {
-    let array = if layout.tsd_array >= 0 { pointer(thread_pointer + layout.tsd_array as u64) } else { thread_pointer };
-    let thread_state = pointer(array.wrapping_add_signed(i64::from(layout.tsd_slot)));
-    if thread_state == 0 {
+    let Some(mut frame) = first_frame(layout, thread_pointer) else { return (0, PythonStatus::ReadFailed) };
+    if frame == NO_THREAD_STATE {
         return (0, PythonStatus::NoThreadState);
     }
-    let mut frame = pointer(thread_state + u64::from(layout.thread_state_frame));
-    if layout.cframe_current_frame >= 0 && frame != 0 {
-        frame = pointer(frame + layout.cframe_current_frame as u64);
-    }
-
     set_count(scratch, 0);
-    // Shims take iterations too: a stack has at most one for each Python frame, but seldom more than a handful.
-    for _ in 0..MAX_PYTHON_FRAMES + MAX_PYTHON_FRAMES / 4 {
+    // Shims take iterations too; seldom more than a handful, at most one for each Python frame.
+    for _ in 0..2 * MAX_PYTHON_FRAMES {
         if frame == 0 {
             return (frames(scratch), PythonStatus::Complete);
         }
@@ -116,13 +110,35 @@ fn mark_entry(scratch: &mut Scratch) {
     unsafe { (*scratch.body.as_mut_ptr().cast::<PythonFrame>().add(count - 1)).set_entry() };
 }
 
-/// A pointer in the target's memory; 0 where it cannot be read.
+/// Stands for a frame address where there is no thread state; frames are aligned, so it is none.
+const NO_THREAD_STATE: u64 = 1;
+
+/// The innermost frame of the thread with this thread pointer, 0 if it runs no Python now; none where a read failed.
 #[inline(always)]
-fn pointer(address: u64) -> u64 {
+fn first_frame(layout: &PythonLayout, thread_pointer: u64) -> Option<u64> {
+    let array = if layout.tsd_array == -1 {
+        thread_pointer
+    } else {
+        pointer(thread_pointer.wrapping_add_signed(i64::from(layout.tsd_array)))?
+    };
+    let thread_state = pointer(array.wrapping_add_signed(i64::from(layout.tsd_slot)))?;
+    if thread_state == 0 {
+        return Some(NO_THREAD_STATE);
+    }
+    let frame = pointer(thread_state + u64::from(layout.thread_state_frame))?;
+    if layout.cframe_current_frame >= 0 && frame != 0 {
+        return pointer(frame + layout.cframe_current_frame as u64);
+    }
+    Some(frame)
+}
+
+/// A pointer in the target's memory; none where it cannot be read.
+#[inline(always)]
+fn pointer(address: u64) -> Option<u64> {
     let mut value = 0u64;
     // SAFETY: the helper checks the address, and writes 8 bytes at most.
-    unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
-    value
+    let failed = unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
+    (failed == 0).then_some(value)
 }
 
 /// Reads the target's memory into scratch.

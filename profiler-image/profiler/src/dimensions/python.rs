@@ -11,7 +11,7 @@ use aiprof_ebpf_types::{Counters, PythonFrame};
 use super::{Admission, Dimension, Entry};
 use crate::{
     kernel::programs::Programs,
-    memory::ProcessMemory,
+    memory::{MemoryError, ProcessMemory},
     native::merge::PythonStackFrame,
     python::{CodeCache, FrameState, Interpreter, PythonStack, Refusal, detect, thread_state_of, walk},
     timeline::PythonCall,
@@ -140,7 +140,10 @@ impl Dimension for Python {
         match detect(pid, &ProcessMemory::open(pid)) {
             Ok(Some(interpreter)) => self.adopt(pid, interpreter, programs),
             Ok(None) => Admission::Nothing,
-            Err(refusal @ Refusal::Starting) => Admission::Later(refusal.to_string()),
+            // Right after exec its memory is still being laid out.
+            Err(refusal @ (Refusal::Starting | Refusal::Unreadable(MemoryError::Unmapped { .. }))) => {
+                Admission::Later(refusal.to_string())
+            }
             Err(refusal) => Admission::Refused(refusal.to_string()),
         }
     }

@@ -76,6 +76,7 @@ impl Joiner {
         let kind = match kind {
             ThreadEventKind::SwitchOut => InputKind::SwitchOut {
                 wait: (event.task_state != 0).then(|| wait(event.task_state, event.syscall)),
+                wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
                 dead: event.task_state & TASK_DEAD != 0,
             },
             ThreadEventKind::SwitchIn => InputKind::SwitchIn {

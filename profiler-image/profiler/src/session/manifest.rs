@@ -161,7 +161,10 @@ fn notes(session: &Session, end_reason: EndReason, counters: &Counters) -> Vec<S
         ));
     }
     if session.timeline.inconsistencies > 0 {
-        notes.push(format!("{} switches did not fit the ones before them", session.timeline.inconsistencies));
+        notes.push(format!(
+            "the kernel reported {} switches without their counterpart: states around them are estimates",
+            session.timeline.inconsistencies
+        ));
     }
     if let Some(reason) = session.processes.cpu.kernel_hidden() {
         notes.push(format!("kernel functions have no names: {reason}"));

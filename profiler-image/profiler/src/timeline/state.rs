@@ -60,11 +60,19 @@ impl StateTrack {
         consistent
     }
 
-    /// Returns false if the thread was not on a CPU: a switch-in was lost.
-    pub(super) fn switch_out(&mut self, at_ns: u64, wait: Option<Wait>, out: &mut Vec<Event>) -> bool {
+    /// Returns false if the thread was not on a CPU: a switch-in was lost. It counts as running from its wake-up on.
+    pub(super) fn switch_out(
+        &mut self,
+        at_ns: u64,
+        wait: Option<Wait>,
+        wake_ns: Option<u64>,
+        out: &mut Vec<Event>,
+    ) -> bool {
         let consistent = matches!(self.state, None | Some(ThreadState::Running { .. }));
         if self.state.is_none() {
             self.state = Some(ThreadState::Running { cpu: None });
+        } else if !consistent && let Some(woken_ns) = wake_ns.filter(|woken| (self.since_ns..at_ns).contains(woken)) {
+            self.change(woken_ns, ThreadState::Running { cpu: None }, out);
         }
         let next = match wait {
             Some(wait) => ThreadState::Waiting(wait),

@@ -28,7 +28,7 @@ fn switch_in(wake_ns: Option<u64>) -> InputKind {
 }
 
 fn switch_out(reason: Option<&str>) -> InputKind {
-    InputKind::SwitchOut { wait: reason.map(wait), dead: false }
+    InputKind::SwitchOut { wait: reason.map(wait), wake_ns: None, dead: false }
 }
 
 fn sighting(functions: &[&str], leaving: bool) -> InputKind {
@@ -148,6 +148,15 @@ fn lost_switches_are_counted_and_leave_no_gap() {
     );
     expect(&events, &[(100, 110, "running"), (110, 120, "running"), (120, 130, "preempted"), (130, 140, "preempted")]);
     assert_eq!(inconsistencies, 2);
+}
+
+#[test]
+fn a_switch_in_that_the_kernel_did_not_report_is_taken_from_the_wake_up() {
+    let lost = InputKind::SwitchOut { wait: Some(wait("futex")), wake_ns: Some(130), dead: false };
+    let (events, inconsistencies) =
+        run(vec![(100, switch_in(None)), (110, switch_out(Some("poll"))), (135, lost)], 140);
+    expect(&events, &[(100, 110, "running"), (110, 130, "poll"), (130, 135, "running"), (135, 140, "futex")]);
+    assert_eq!(inconsistencies, 1);
 }
 
 #[test]
