@@ -117,11 +117,11 @@ impl PythonLayout {
 #[inline(always)]
 #[must_use]
 pub const fn code_identity(version: u32, flags: u32, first_line: u32, filename: u64, name: u64) -> u32 {
+    // 64-bit multiply-and-fold by the golden ratio; one round for each word.
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
     if version != 0 {
         return version;
     }
-    // 64-bit multiply-and-fold by the golden ratio; one round for each word.
-    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut mix = ((flags as u64) << 32 | first_line as u64).wrapping_mul(MULTIPLIER);
     mix = (mix ^ (mix >> 29) ^ filename).wrapping_mul(MULTIPLIER);
     mix = (mix ^ (mix >> 29) ^ name).wrapping_mul(MULTIPLIER);
