@@ -114,10 +114,8 @@ pub struct ThreadEvent {
     pub cpu: u16,
     /// A [`ThreadEventKind`].
     pub kind: u8,
-    /// Switch-out: 1 when a stack record with the same time and thread was written.
-    pub has_stack: u8,
     /// Zero.
-    pub padding: u32,
+    pub padding: [u8; 5],
     /// Fork (of the parent), exec and exit: the thread's name, zero padded.
     pub comm: [u8; COMM_BYTES],
 }

@@ -21,8 +21,6 @@ pub struct KernelOffsets {
     pub task_voluntary_switches: u32,
     /// `task_struct.nivcsw`.
     pub task_involuntary_switches: u32,
-    /// `task_struct.mm`: null for kernel threads.
-    pub task_mm: u32,
     /// `pid.level`.
     pub pid_level: u32,
     /// `pid.numbers`.

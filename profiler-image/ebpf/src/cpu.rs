@@ -92,13 +92,12 @@ fn switch_out(
     let state = if preempt { 0 } else { task.state() };
     let registers = SavedRegisters::of_current();
     let dead = state & TASK_DEAD != 0;
-    let mut has_stack = false;
     // A preempted thread's stack says nothing that the samples do not say.
     if !preempt && !dead {
         if take_credit(start_ns, thread.stack_ns) {
             thread.stack_ns = start_ns;
             let copy = *thread;
-            has_stack = stack::emit(
+            stack::emit(
                 context.as_ptr(),
                 task,
                 &copy,
@@ -124,8 +123,7 @@ fn switch_out(
         // SAFETY: takes no argument.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         kind: ThreadEventKind::SwitchOut as u8,
-        has_stack: u8::from(has_stack),
-        padding: 0,
+        padding: [0; 5],
         comm: NO_COMM,
     });
     if dead {
@@ -149,8 +147,7 @@ fn switch_in(thread: &mut Thread) {
         // SAFETY: takes no argument.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         kind: ThreadEventKind::SwitchIn as u8,
-        has_stack: 0,
-        padding: 0,
+        padding: [0; 5],
         comm: NO_COMM,
     });
     thread.wake_ns = 0;

@@ -21,7 +21,6 @@ pub(crate) static SETTINGS: Settings = Settings {
         task_thread_pointer: 0,
         task_voluntary_switches: 0,
         task_involuntary_switches: 0,
-        task_mm: 0,
         pid_level: 0,
         pid_numbers: 0,
         upid_size: 0,

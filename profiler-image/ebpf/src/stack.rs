@@ -23,7 +23,6 @@ const PYTHON_BYTES: usize = MAX_PYTHON_FRAMES * size_of::<PythonFrame>();
 const KERNEL_BYTES: usize = MAX_KERNEL_FRAMES * size_of::<u64>();
 
 /// Takes the stack of the running thread. `context` is the program's own; `stack_bytes` bounds the copy of the user stack.
-/// Returns whether a record went out.
 #[inline(always)]
 pub(crate) fn emit(
     context: *mut c_void,
@@ -33,8 +32,8 @@ pub(crate) fn emit(
     timestamp_ns: u64,
     registers: SavedRegisters,
     stack_bytes: u32,
-) -> bool {
-    let Some(scratch) = SCRATCH.get_ptr_mut(trigger as u32) else { return false };
+) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(trigger as u32) else { return };
     // SAFETY: a live map value of this CPU; a program that may interrupt this one uses the other slot.
     let scratch = unsafe { &mut *scratch };
 
@@ -65,7 +64,7 @@ pub(crate) fn emit(
     };
     let total = size_of::<StackHeader>() + length + copied;
     if total > size_of::<StackHeader>() + BODY_BYTES {
-        return false;
+        return;
     }
     // SAFETY: the record starts at the header, and `total` lies within header and body.
     let sent = unsafe {
@@ -79,7 +78,6 @@ pub(crate) fn emit(
     if !sent {
         count(|counters| counters.stacks_lost += 1);
     }
-    sent
 }
 
 /// Writes the kernel frames at `offset` of the body; returns their bytes, 0 in user mode.

@@ -98,8 +98,7 @@ fn title(arguments: &[String]) -> Option<String> {
         }
     }
     if title.len() > MAX_TITLE {
-        let end = (0..=MAX_TITLE).rev().find(|at| title.is_char_boundary(*at)).unwrap_or(0);
-        title.truncate(end);
+        title.truncate(title.floor_char_boundary(MAX_TITLE));
     }
     Some(title)
 }

@@ -18,7 +18,6 @@ pub fn find(data: &[u8]) -> Result<KernelOffsets, BtfError> {
         task_comm: task("comm")?,
         task_voluntary_switches: task("nvcsw")?,
         task_involuntary_switches: task("nivcsw")?,
-        task_mm: task("mm")?,
         pid_level: btf.offset("pid", "level")?,
         pid_numbers: btf.offset("pid", "numbers")?,
         upid_size: btf.size("upid")?,

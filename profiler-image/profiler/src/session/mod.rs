@@ -16,6 +16,7 @@ use std::{
 use aiprof_capture::{
     event::{ClockSnapshot, Event, Thread},
     frame::FrameKind,
+    manifest::Manifest,
     progress::{EndReason, Progress},
     request::{Dimension as Kind, PROTOCOL_VERSION, Request},
     trace::TraceWriter,
@@ -278,12 +279,7 @@ impl Session {
     }
 
     /// Closes the window and writes what is left.
-    fn close(
-        &mut self,
-        request: &Request,
-        reason: EndReason,
-        output: &mut Output,
-    ) -> Result<aiprof_capture::manifest::Manifest, Failure> {
+    fn close(&mut self, request: &Request, reason: EndReason, output: &mut Output) -> Result<Manifest, Failure> {
         self.programs.detach();
         let closed = clock::snapshot();
         let since_ms = self.opened_at.elapsed().as_millis() as u64;

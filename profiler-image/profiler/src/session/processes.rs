@@ -44,6 +44,13 @@ pub(super) struct Known {
     since_ms: u64,
 }
 
+impl Known {
+    /// No CPython has been found in it yet, which is no last word while it starts.
+    fn may_become_python(&self) -> bool {
+        matches!(self.admissions.get(&Kind::Python), Some(Admission::Nothing | Admission::Later(_)))
+    }
+}
+
 impl Processes {
     pub(super) fn new(request: &Request) -> Self {
         let python = request.collect.contains(&Kind::Python).then(Python::default);
@@ -142,7 +149,7 @@ impl Processes {
             if known.looks == 0 {
                 known.since_ms = since_ms;
             }
-            let waiting = matches!(known.admissions.get(&Kind::Python), Some(Admission::Nothing | Admission::Later(_)));
+            let waiting = known.may_become_python();
             let due = LOOK_AGAIN_MS.get(known.looks).is_some_and(|after| since_ms >= known.since_ms + after);
             if !due {
                 continue;
@@ -155,10 +162,7 @@ impl Processes {
             }
             if waiting {
                 self.ask_python(pid, Entry::Chosen, programs);
-                if !matches!(
-                    self.all.get(&pid).and_then(|each| each.admissions.get(&Kind::Python)),
-                    Some(Admission::Nothing | Admission::Later(_))
-                ) {
+                if self.all.get(&pid).is_some_and(|known| !known.may_become_python()) {
                     self.tell(pid);
                 }
             }

@@ -132,16 +132,6 @@ impl Timeline {
         }
     }
 
-    /// Ends the threads of a process that has gone without a last record.
-    pub fn end_process(&mut self, pid: u32, at_ns: u64, out: &mut Vec<Event>) {
-        let ended: Vec<u32> = self.threads.iter().filter(|(_, each)| each.pid == pid).map(|(tid, _)| *tid).collect();
-        for tid in ended {
-            if let Some(mut thread) = self.threads.remove(&tid) {
-                thread.close(at_ns, out);
-            }
-        }
-    }
-
     /// Ends all slices at the end of the window.
     pub fn close(&mut self, at_ns: u64, out: &mut Vec<Event>) {
         for (_, mut thread) in self.threads.drain() {
