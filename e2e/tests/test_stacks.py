@@ -95,6 +95,7 @@ def test_python_track_shows_the_stack(waking):
 def test_short_lived_code_has_no_stale_names(python, workload, record):
     program = workload(python, "churn.py")
     archive = record("--pid", program.pid, "--frequency", 999, duration="4s")
+    archive.check_sound()
     last = 0
     seen = collections.Counter()
     for sample in archive.trace.samples_of(pid=program.pid):

@@ -3,7 +3,10 @@
 
 use std::{future::pending, io, time::Duration};
 
-use aiprof_capture::request::{Control, Request};
+use aiprof_capture::{
+    progress::Progress,
+    request::{Control, Request},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     signal::unix::{Signal, SignalKind, signal},
@@ -123,7 +126,11 @@ async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>
                 heard = Instant::now();
                 progress_open = matches!(read, Ok(read) if read > 0);
                 for line in session.progress_bytes(&progress_bytes) {
-                    display.show(&line);
+                    // A held command is not yet the program that the user knows; its name follows when it is.
+                    let held = command.as_deref().filter(|_| !released).map(HeldCommand::pid);
+                    if !matches!(line.progress, Progress::Process { pid, .. } if Some(pid) == held) {
+                        display.show(&line);
+                    }
                 }
                 progress_bytes.clear();
                 if session.started() && !released {

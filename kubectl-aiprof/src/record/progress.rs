@@ -197,7 +197,7 @@ fn counts(progress: &Progress) -> String {
         return String::new();
     };
     let mut text =
-        format!("{} samples, {} switches, {}", HumanCount(*samples), HumanCount(*switches), HumanBytes(*trace_bytes),);
+        format!("{} samples, {} switches, {}", HumanCount(*samples), HumanCount(*switches), HumanBytes(*trace_bytes));
     if *lost > 0 {
         let _ = write!(text, ", {} lost", HumanCount(*lost));
     }

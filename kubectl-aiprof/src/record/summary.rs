@@ -73,6 +73,9 @@ pub fn summary(path: &Path, archive_bytes: u64, manifest: &Manifest) -> String {
         }
         text.push('\n');
     }
+    for note in &manifest.notes {
+        let _ = writeln!(text, "  note: {}", printable(note));
+    }
     let path = shell_word(&path);
     let _ = write!(text, "Next:\n  kubectl aiprof open {path}\n  kubectl aiprof report {path}\n");
     text

@@ -76,7 +76,7 @@ impl Analysis {
         match event {
             Event::Process(process) => self.process(process.pid).name.clone_from(&process.name),
             Event::Thread(thread) => {
-                self.process(thread.pid).threads.entry(thread.tid).or_default().name.clone_from(&thread.name)
+                self.process(thread.pid).threads.entry(thread.tid).or_default().name.clone_from(&thread.name);
             }
             Event::Sample(sample) => {
                 let process = self.processes.entry(sample.pid).or_default();

@@ -7,6 +7,8 @@
 //! - `THREAD_EVENTS`: [`aiprof_ebpf_types::ThreadEvent`].
 //!
 //! Needs Linux 5.15 (`bpf_task_pt_regs`), BTF, and no CO-RE: offsets come in as [`aiprof_ebpf_types::Settings`].
+// A program's context comes by value.
+#![allow(clippy::needless_pass_by_value)]
 #![no_std]
 #![no_main]
 

@@ -91,12 +91,21 @@ fn push_frame(layout: &PythonLayout, scratch: &mut Scratch) -> bool {
     if index >= MAX_PYTHON_FRAMES {
         return false;
     }
-    // SAFETY: the body starts with room for MAX_PYTHON_FRAMES frames, and scratch is 8-byte aligned.
-    unsafe {
-        scratch.body.as_mut_ptr().cast::<PythonFrame>().add(index).write(PythonFrame::new(code, instruction, identity));
-    }
+    // SAFETY: the index is below MAX_PYTHON_FRAMES.
+    unsafe { frame_slot(scratch, index).write(PythonFrame::new(code, instruction, identity)) };
     set_count(scratch, index as u32 + 1);
     true
+}
+
+/// The place of a frame in the body, which starts with room for `MAX_PYTHON_FRAMES` of them.
+#[inline(always)]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "the body follows a header of whole words in a map value, which is aligned to 8"
+)]
+unsafe fn frame_slot(scratch: &mut Scratch, index: usize) -> *mut PythonFrame {
+    // SAFETY: the caller's index is below MAX_PYTHON_FRAMES.
+    unsafe { scratch.body.as_mut_ptr().cast::<PythonFrame>().add(index) }
 }
 
 /// Marks the last frame as the outermost one of its evaluator call.
@@ -107,7 +116,7 @@ fn mark_entry(scratch: &mut Scratch) {
         return;
     }
     // SAFETY: as in `push_frame`, an index below MAX_PYTHON_FRAMES.
-    unsafe { (*scratch.body.as_mut_ptr().cast::<PythonFrame>().add(count - 1)).set_entry() };
+    unsafe { (*frame_slot(scratch, count - 1)).set_entry() };
 }
 
 /// Stands for a frame address where there is no thread state; frames are aligned, so it is none.

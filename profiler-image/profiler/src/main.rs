@@ -16,7 +16,10 @@ use aiprof_profiler::{
     output::{Output, progress},
     session::{self, Failure},
 };
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::{
+    prctl,
+    signal::{SigSet, Signal},
+};
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
+    // Started from a file without a name, its own would be a number.
+    let _ = prctl::set_name(c"aiprof-profiler");
     be_first_to_go();
     let (stop, control) = mpsc::channel();
     // Before any other thread starts, so that all inherit the mask.

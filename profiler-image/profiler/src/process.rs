@@ -33,7 +33,9 @@ pub fn list() -> Vec<Listed> {
 /// Whether the process is there and has not ended (a zombie has).
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
-    open(pid).and_then(|process| process.stat().ok()).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+    let stat = open(pid).and_then(|process| process.stat().ok());
+    // Other threads may go on when the first one has ended.
+    stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X') || stat.num_threads > 1)
 }
 
 /// The name to show for a process: the title it has given itself, else its program, and for an interpreter its script.

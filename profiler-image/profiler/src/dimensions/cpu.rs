@@ -8,7 +8,7 @@ use aiprof_capture::{
 };
 use aiprof_ebpf_types::{Counters, UserRegisters};
 
-use super::{Admission, Dimension, Entry, python::NamedFrame};
+use super::{Admission, Dimension, Entry, Losses, python::NamedFrame};
 use crate::{
     kernel::programs::Programs,
     native::{ProcessChange, Stacks, merge, merge::Part},
@@ -43,7 +43,7 @@ impl Cpu {
         let kernel = self.stacks.kernel(copied.kernel);
         let whole = native.is_whole();
         // Native frames above the outermost Python function only tell how the interpreter was started.
-        let cut = !(whole || (python.whole && !python.frames.is_empty()));
+        let cut = if python.frames.is_empty() { !whole } else { !python.whole };
         let frames: Vec<Arc<Frame>> = merge(&kernel, Part { frames: &native.frames, whole }, python);
         Stack { frames: frames.into(), cut }
     }
@@ -92,13 +92,13 @@ impl Dimension for Cpu {
         self.stacks.process_changed(pid, ProcessChange::Exit);
     }
 
-    fn losses(&self, counters: &Counters) -> Vec<String> {
-        let mut losses = Vec::new();
+    fn losses(&self, counters: &Counters) -> Losses {
+        let mut losses = Losses::default();
         if counters.stacks_lost > 0 {
-            losses.push(format!("{} stacks were lost because the stack ring was full", counters.stacks_lost));
+            losses.partial.push(format!("{} stacks were lost because the stack ring was full", counters.stacks_lost));
         }
         if counters.thread_events_lost > 0 {
-            losses.push(format!(
+            losses.partial.push(format!(
                 "{} thread switches were lost because the thread ring was full: states around them are too long",
                 counters.thread_events_lost
             ));

@@ -19,6 +19,8 @@ pub enum Admission {
     Works(Option<String>),
     /// There is nothing for it to do.
     Nothing,
+    /// The process ended before it could be told.
+    Ended,
     /// Not yet: ask again a little later.
     Later(String),
     /// It does not, for this reason.
@@ -47,6 +49,45 @@ pub trait Dimension {
     /// The process has ended.
     fn leave(&mut self, pid: u32);
 
-    /// What was lost, one sentence each.
-    fn losses(&self, counters: &Counters) -> Vec<String>;
+    /// What was lost.
+    fn losses(&self, counters: &Counters) -> Losses;
+}
+
+/// What is missing of what there was to record, one sentence each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// What makes the dimension partial.
+    pub partial: Vec<String>,
+    /// What is marked where it is missing and is little, or cannot be had by sampling at all.
+    pub notes: Vec<String>,
+}
+
+impl Losses {
+    /// One in this many may be missing before a dimension is partial.
+    const TOLERATED: u64 = 100;
+
+    /// `sentence` tells of `missing` things that would make the dimension partial if all `of` that kind were.
+    pub fn add(&mut self, missing: u64, of: u64, sentence: &str) {
+        if missing > of / Self::TOLERATED {
+            self.partial.push(format!("{missing} {sentence}"));
+        } else if missing > 0 {
+            self.notes.push(format!("{missing} {sentence}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_to_one_in_a_hundred_is_a_note() {
+        let mut losses = Losses::default();
+        losses.add(0, 0, "no");
+        losses.add(1, 100, "few");
+        losses.add(2, 100, "many");
+        losses.add(1, 0, "all");
+        assert_eq!(losses.notes, ["1 few"]);
+        assert_eq!(losses.partial, ["2 many", "1 all"]);
+    }
 }

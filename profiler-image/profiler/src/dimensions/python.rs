@@ -6,13 +6,14 @@ use aiprof_capture::{
     event::{Frame, FrameKind},
     request::Dimension as Kind,
 };
-use aiprof_ebpf_types::{Counters, PythonFrame};
+use aiprof_ebpf_types::{Counters, MAX_PYTHON_FRAMES, PythonFrame, PythonStatus};
 
-use super::{Admission, Dimension, Entry};
+use super::{Admission, Dimension, Entry, Losses};
 use crate::{
     kernel::programs::Programs,
     memory::{MemoryError, ProcessMemory},
     native::merge::PythonStackFrame,
+    process,
     python::{CodeCache, FrameState, Interpreter, PythonStack, Refusal, detect, thread_state_of, walk},
     timeline::PythonCall,
 };
@@ -24,6 +25,12 @@ const MAX_FRAMES: usize = 1 << 15;
 #[derive(Debug, Default)]
 pub struct Python {
     processes: HashMap<u32, Process>,
+    /// Stacks named, those among them that could not be read to their end, and that were cut.
+    stacks: u64,
+    unread: u64,
+    cut: u64,
+    /// Frames named, and those among them without a name.
+    frames: u64,
     gone: u64,
     unreadable: u64,
 }
@@ -33,8 +40,11 @@ struct Process {
     interpreter: Interpreter,
     memory: ProcessMemory,
     code: CodeCache,
-    frames: HashMap<(u64, u32, i32), Arc<Frame>>,
+    frames: Names,
 }
+
+/// Frames by their code object's address and identity and their instruction.
+type Names = HashMap<(u64, u32, i32), Arc<Frame>>;
 
 /// A Python frame with its name.
 #[derive(Clone, Debug)]
@@ -64,8 +74,12 @@ impl From<&NamedFrame> for PythonCall {
 
 impl Python {
     /// Names the frames of a stack of a process, in their order; none if the dimension does not work there.
-    pub fn name(&mut self, pid: u32, frames: &[PythonFrame]) -> Option<Vec<NamedFrame>> {
+    pub fn name(&mut self, pid: u32, frames: &[PythonFrame], status: PythonStatus) -> Option<Vec<NamedFrame>> {
         let process = self.processes.get_mut(&pid)?;
+        self.stacks += 1;
+        self.unread += u64::from(status == PythonStatus::ReadFailed);
+        self.cut += u64::from(status == PythonStatus::Cut);
+        self.frames += frames.len() as u64;
         let named = frames.iter().map(|frame| {
             let key = (frame.code(), frame.identity, frame.instruction);
             let known = process.frames.get(&key).cloned();
@@ -98,6 +112,7 @@ impl Python {
     }
 
     /// Walks the stack of a thread that sleeps, from outside.
+    #[must_use]
     pub fn walk(&self, pid: u32, thread_pointer: u64) -> Option<PythonStack> {
         let process = self.processes.get(&pid)?;
         let layout = &process.interpreter.layout;
@@ -105,17 +120,13 @@ impl Python {
         Some(walk(&process.memory, layout, thread_state))
     }
 
-    fn adopt(&mut self, pid: u32, interpreter: Interpreter, programs: &mut Programs) -> Admission {
+    fn adopt(&mut self, pid: u32, interpreter: Interpreter, frames: Names, programs: &mut Programs) -> Admission {
         if let Err(error) = programs.set_python(pid, &interpreter.layout) {
             return Admission::Refused(error.to_string());
         }
         let name = format!("CPython {}", interpreter.version);
-        let process = Process {
-            memory: ProcessMemory::open(pid),
-            code: CodeCache::new(&interpreter),
-            frames: HashMap::new(),
-            interpreter,
-        };
+        let process =
+            Process { memory: ProcessMemory::open(pid), code: CodeCache::new(&interpreter), frames, interpreter };
         self.processes.insert(pid, process);
         Admission::Works(Some(name))
     }
@@ -130,20 +141,23 @@ impl Dimension for Python {
         match entry {
             Entry::Forked(parent) => {
                 // A copy of its parent, down to the addresses, until it runs another program.
-                if let Some(interpreter) = self.processes.get(&parent).map(|each| each.interpreter.clone()) {
-                    return self.adopt(pid, interpreter, programs);
+                if let Some(parent) = self.processes.get(&parent) {
+                    let (interpreter, frames) = (parent.interpreter.clone(), parent.frames.clone());
+                    return self.adopt(pid, interpreter, frames, programs);
                 }
             }
             Entry::Exec => self.leave(pid),
             Entry::Chosen => {}
         }
         match detect(pid, &ProcessMemory::open(pid)) {
-            Ok(Some(interpreter)) => self.adopt(pid, interpreter, programs),
+            Ok(Some(interpreter)) => self.adopt(pid, interpreter, Names::new(), programs),
             Ok(None) => Admission::Nothing,
             // Right after exec its memory is still being laid out.
             Err(refusal @ (Refusal::Starting | Refusal::Unreadable(MemoryError::Unmapped { .. }))) => {
                 Admission::Later(refusal.to_string())
             }
+            // What cannot be read of a process that has just ended is no fault of it.
+            Err(_) if !process::is_alive(pid) => Admission::Ended,
             Err(refusal) => Admission::Refused(refusal.to_string()),
         }
     }
@@ -152,16 +166,26 @@ impl Dimension for Python {
         self.processes.remove(&pid);
     }
 
-    fn losses(&self, _: &Counters) -> Vec<String> {
-        let mut losses = Vec::new();
+    fn losses(&self, _: &Counters) -> Losses {
+        let mut losses = Losses::default();
+        let frames = self.frames;
+        losses.add(self.unreadable, frames, "Python frames have no name: their code objects could not be read");
+        losses.add(
+            self.unread,
+            self.stacks,
+            "Python stacks end early because the target's memory could not be read there",
+        );
         if self.gone > 0 {
-            losses.push(format!(
-                "{} frames have no name: their code objects were gone before they could be read",
+            losses.notes.push(format!(
+                "{} of {frames} Python frames have no name: their code objects were freed within milliseconds",
                 self.gone
             ));
         }
-        if self.unreadable > 0 {
-            losses.push(format!("{} frames have no name: their code objects could not be read", self.unreadable));
+        if self.cut > 0 {
+            losses.notes.push(format!(
+                "{} Python stacks are deeper than {MAX_PYTHON_FRAMES} frames and are marked as cut",
+                self.cut
+            ));
         }
         losses
     }

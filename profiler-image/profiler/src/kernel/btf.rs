@@ -41,7 +41,7 @@ struct Type<'a> {
     kind: u32,
     /// The members' bit offsets share their word with bit-field sizes.
     bit_fields: bool,
-    size_or_type: u32,
+    size_or_id: u32,
     /// For structures and unions, 12 bytes each: name, type, offset.
     members: &'a [u8],
 }
@@ -63,7 +63,7 @@ impl<'a> Btf<'a> {
         let mut types = Vec::new();
         let mut at = 0;
         while at < type_data.len() {
-            let (name, info, size_or_type) =
+            let (name, info, size_or_id) =
                 (u32_at(type_data, at)?, u32_at(type_data, at + 4)?, u32_at(type_data, at + 8)?);
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let extra = match kind {
@@ -78,7 +78,7 @@ impl<'a> Btf<'a> {
                 other => return Err(BtfError::Kind(other)),
             };
             let members = type_data.get(at + 12..at + 12 + extra).ok_or(BtfError::Torn(at))?;
-            types.push(Type { name, kind, bit_fields: info >> 31 != 0, size_or_type, members });
+            types.push(Type { name, kind, bit_fields: info >> 31 != 0, size_or_id, members });
             at += 12 + extra;
         }
         Ok(Self { strings, types })
@@ -101,7 +101,7 @@ impl<'a> Btf<'a> {
 
     /// Size in bytes of `structure`.
     pub fn size(&self, structure: &str) -> Result<u32, BtfError> {
-        Ok(self.structure(structure)?.size_or_type)
+        Ok(self.structure(structure)?.size_or_id)
     }
 
     fn structure(&self, name: &str) -> Result<&Type<'a>, BtfError> {
@@ -137,7 +137,7 @@ impl<'a> Btf<'a> {
             if !matches!(found.kind, 8..=11 | 18) {
                 return Some(found);
             }
-            id = found.size_or_type;
+            id = found.size_or_id;
         }
         None
     }

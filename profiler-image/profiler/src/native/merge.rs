@@ -7,8 +7,8 @@
 //! Python frame (in its first instructions, or while it clears the locals of a frame already unlinked), and stay native
 //! frames. On a cut stack such a call cannot be told, and the rows are one call off for that instant.
 //!
-//! Nothing is lost: Python rows without a call follow at the outer end, calls without a row stay native frames. What is
-//! left out is **call glue**: functions of the interpreter's own file that only carry a call from one Python function to
+//! Python rows without a call follow at the outer end, calls without a row stay native frames. Where Python's side is cut, the
+//! stack ends with it: whatever is further out has lost its place. What is left out is **call glue**: functions of the interpreter's own file that only carry a call from one Python function to
 //! the next or to a C function (`_PyObject_MakeTpCall`, `cfunction_vectorcall_O`), or the program to its first
 //! (`Py_RunMain`, `run_mod`). What tells something stays, such as `slot_tp_call`, `type_call`, `builtin_exec`,
 //! `PyImport_ImportModuleLevelObject`, and always the leaf itself, where the time is spent.
@@ -75,6 +75,9 @@ pub fn merge<P: PythonStackFrame>(
     let mut calls = calls.into_iter().skip(without_row).peekable();
     let mut rows = rows.peekable();
     for (index, frame) in native.frames.iter().enumerate() {
+        if rows.peek().is_none() && !python.whole {
+            break;
+        }
         if calls.next_if_eq(&index).is_some() {
             match rows.next() {
                 Some(row) => merged.extend(row.iter().map(|frame| frame.frame().clone())),

@@ -53,9 +53,9 @@ fn a_cut_native_stack_is_followed_by_the_rest_of_python() {
 }
 
 #[test]
-fn a_cut_python_stack_leaves_outer_calls_native() {
-    assert_eq!(merged("", "leaf@c E x E main", "d c..."), "leaf d c x E main");
-    assert_eq!(merged("", "leaf@c E x E y E main", "d! c..."), "leaf d x c y E main");
+fn a_cut_python_stack_ends_the_whole() {
+    assert_eq!(merged("", "leaf@c E x E main", "d c..."), "leaf d c");
+    assert_eq!(merged("", "leaf@c E x E y E main", "d! c..."), "leaf d x c");
 }
 
 #[test]

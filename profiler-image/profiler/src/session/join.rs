@@ -22,119 +22,94 @@ const TASK_DEAD: u32 = 0x80;
 const TASK_NOLOAD: u32 = 0x400;
 const PAGE_BYTES: u64 = 4096;
 
-/// Joins records to inputs of the timeline.
-#[derive(Debug, Default)]
-pub(super) struct Joiner {
-    /// Python stacks whose chain could not be read to its end.
-    pub(super) unread: u64,
-    /// Python stacks deeper than what is kept.
-    pub(super) cut: u64,
+/// A thread as it was found between the window's opening and `found_ns`. If it sleeps, its stack is read from outside;
+/// that it did not run meanwhile is checked.
+/// Returns whether there is a stack.
+pub(super) fn found(
+    thread: &ThreadSnapshot,
+    opened_ns: u64,
+    found_ns: u64,
+    processes: &mut Processes,
+    inputs: &mut Vec<Input>,
+) -> bool {
+    let ThreadSnapshot { pid, tid, .. } = *thread;
+    let input = |timestamp_ns, kind| Input { timestamp_ns, pid, tid, kind };
+    inputs.push(input(opened_ns, InputKind::Present));
+    if thread.task_state == 0 {
+        return false;
+    }
+    let wait = wait(thread.task_state, thread.syscall);
+    inputs.push(input(found_ns, InputKind::Found(ThreadState::Waiting(wait))));
+    let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
+    let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
+    let python = processes.python.as_ref().and_then(|python| python.walk(pid, thread.thread_pointer));
+    // Names may be read later, the stack may not: it is only good if the thread has not run since.
+    if process::switches(pid, tid) != Some(thread.switches) {
+        return false;
+    }
+    let (named, whole) = match &python {
+        Some(walked) => {
+            let named = processes.python.as_mut().and_then(|each| each.name(pid, &walked.frames, walked.status));
+            (named, walked.status == PythonStatus::Complete)
+        }
+        None => (None, true),
+    };
+    let copied =
+        Copied { pid, registers: &thread.registers, stack: &stack, kernel: &thread.kernel_stack[..kernel_frames] };
+    let observation = observe(copied, named.as_deref(), whole, true, processes);
+    inputs.push(input(found_ns, InputKind::Stack(Box::new(observation))));
+    true
 }
 
-impl Joiner {
-    /// A thread as it was found between the window's opening and `found_ns`. If it sleeps, its stack is read from outside;
-    /// that it did not run meanwhile is checked.
-    pub(super) fn found(
-        &mut self,
-        thread: &ThreadSnapshot,
-        opened_ns: u64,
-        found_ns: u64,
-        processes: &mut Processes,
-        inputs: &mut Vec<Input>,
-    ) {
-        let ThreadSnapshot { pid, tid, .. } = *thread;
-        let input = |timestamp_ns, kind| Input { timestamp_ns, pid, tid, kind };
-        inputs.push(input(opened_ns, InputKind::Present));
-        if thread.task_state == 0 {
-            return;
+/// A switch, fork, exec or exit.
+pub(super) fn thread_event(kind: ThreadEventKind, event: &ThreadEvent, inputs: &mut Vec<Input>) {
+    let (mut pid, mut tid) = (event.pid, event.tid);
+    let kind = match kind {
+        ThreadEventKind::SwitchOut => InputKind::SwitchOut {
+            wait: (event.task_state != 0).then(|| wait(event.task_state, event.syscall)),
+            wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
+            dead: event.task_state & TASK_DEAD != 0,
+        },
+        ThreadEventKind::SwitchIn => InputKind::SwitchIn {
+            cpu: event.cpu.into(),
+            wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
+            waker: (event.other_tid != 0).then_some(Waker { pid: event.other_pid, tid: event.other_tid }),
+        },
+        ThreadEventKind::Fork => {
+            (pid, tid) = (event.other_pid, event.other_tid);
+            InputKind::Created
         }
-        let wait = wait(thread.task_state, thread.syscall);
-        inputs.push(input(found_ns, InputKind::Found(ThreadState::Waiting(wait))));
-        let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
-        let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
-        let python = processes.python.as_ref().and_then(|python| python.walk(pid, thread.thread_pointer));
-        // Names may be read later, the stack may not: it is only good if the thread has not run since.
-        if process::switches(pid, tid) != Some(thread.switches) {
-            return;
-        }
-        let (named, whole) = match &python {
-            Some(walked) => {
-                let named = processes.python.as_mut().and_then(|each| each.name(pid, &walked.frames));
-                (named, walked.status == PythonStatus::Complete)
-            }
-            None => (None, true),
-        };
-        let copied =
-            Copied { pid, registers: &thread.registers, stack: &stack, kernel: &thread.kernel_stack[..kernel_frames] };
-        let observation = observe(copied, named.as_deref(), whole, true, processes);
-        inputs.push(input(found_ns, InputKind::Stack(Box::new(observation))));
-    }
+        ThreadEventKind::Exec => InputKind::Exec,
+        ThreadEventKind::Exit => return,
+    };
+    inputs.push(Input { timestamp_ns: event.timestamp_ns, pid, tid, kind });
+}
 
-    /// A switch, fork, exec or exit.
-    pub(super) fn thread_event(&mut self, kind: ThreadEventKind, event: &ThreadEvent, inputs: &mut Vec<Input>) {
-        let (mut pid, mut tid) = (event.pid, event.tid);
-        let kind = match kind {
-            ThreadEventKind::SwitchOut => InputKind::SwitchOut {
-                wait: (event.task_state != 0).then(|| wait(event.task_state, event.syscall)),
-                wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
-                dead: event.task_state & TASK_DEAD != 0,
-            },
-            ThreadEventKind::SwitchIn => InputKind::SwitchIn {
-                cpu: event.cpu.into(),
-                wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
-                waker: (event.other_tid != 0).then_some(Waker { pid: event.other_pid, tid: event.other_tid }),
-            },
-            ThreadEventKind::Fork => {
-                (pid, tid) = (event.other_pid, event.other_tid);
-                InputKind::Created
-            }
-            ThreadEventKind::Exec => InputKind::Exec,
-            ThreadEventKind::Exit => return,
-        };
-        inputs.push(Input { timestamp_ns: event.timestamp_ns, pid, tid, kind });
+/// A stack. Returns whether it is a sample.
+pub(super) fn stack(
+    record: &StackRecord<'_>,
+    processes: &mut Processes,
+    inputs: &mut Vec<Input>,
+    events: &mut Vec<Event>,
+) -> bool {
+    let header = &record.header;
+    let (pid, tid, timestamp_ns) = (header.pid, header.tid, header.timestamp_ns);
+    let read = matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
+    let named = if read {
+        processes.python.as_mut().and_then(|each| each.name(pid, &record.python, record.python_status))
+    } else {
+        None
+    };
+    let whole = !matches!(record.python_status, PythonStatus::Cut | PythonStatus::ReadFailed);
+    let is_sample = record.trigger == StackTrigger::Sample;
+    let copied = Copied { pid, registers: &header.registers, stack: record.stack, kernel: &record.kernel };
+    let observation = observe(copied, named.as_deref(), whole, !is_sample, processes);
+    if is_sample {
+        let stack = observation.stack.clone();
+        events.push(Event::Sample(Sample { timestamp_ns, pid, tid, cpu: header.cpu.into(), stack }));
     }
-
-    /// A stack. Returns whether it is a sample.
-    pub(super) fn stack(
-        &mut self,
-        record: &StackRecord<'_>,
-        processes: &mut Processes,
-        inputs: &mut Vec<Input>,
-        events: &mut Vec<Event>,
-    ) -> bool {
-        let header = &record.header;
-        let (pid, tid, timestamp_ns) = (header.pid, header.tid, header.timestamp_ns);
-        self.unread += u64::from(record.python_status == PythonStatus::ReadFailed);
-        self.cut += u64::from(record.python_status == PythonStatus::Cut);
-        let read =
-            matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
-        let named = if read { processes.python.as_mut().and_then(|each| each.name(pid, &record.python)) } else { None };
-        let whole = !matches!(record.python_status, PythonStatus::Cut | PythonStatus::ReadFailed);
-        let is_sample = record.trigger == StackTrigger::Sample;
-        let copied = Copied { pid, registers: &header.registers, stack: record.stack, kernel: &record.kernel };
-        let observation = observe(copied, named.as_deref(), whole, !is_sample, processes);
-        if is_sample {
-            let stack = observation.stack.clone();
-            events.push(Event::Sample(Sample { timestamp_ns, pid, tid, cpu: header.cpu.into(), stack }));
-        }
-        inputs.push(Input { timestamp_ns, pid, tid, kind: InputKind::Stack(Box::new(observation)) });
-        is_sample
-    }
-
-    /// What was lost of Python stacks, one sentence each.
-    pub(super) fn losses(&self) -> Vec<String> {
-        let mut losses = Vec::new();
-        if self.unread > 0 {
-            losses.push(format!(
-                "{} Python stacks end early because the target's memory could not be read there",
-                self.unread
-            ));
-        }
-        if self.cut > 0 {
-            losses.push(format!("{} Python stacks are deeper than 128 frames and are marked as cut", self.cut));
-        }
-        losses
-    }
+    inputs.push(Input { timestamp_ns, pid, tid, kind: InputKind::Stack(Box::new(observation)) });
+    is_sample
 }
 
 fn observe(

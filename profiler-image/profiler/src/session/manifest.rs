@@ -12,11 +12,11 @@ use aiprof_ebpf_types::Counters;
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,
-    utsname::uname,
+    utsname::{UtsName, uname},
 };
 
 use super::{Session, processes::Known};
-use crate::dimensions::Admission;
+use crate::dimensions::{Admission, Losses};
 
 pub(super) fn make(
     session: &Session,
@@ -25,14 +25,13 @@ pub(super) fn make(
     closed: ClockSnapshot,
     counters: &Counters,
 ) -> Manifest {
-    let mut losses: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+    let mut losses: BTreeMap<Kind, Losses> = BTreeMap::new();
     for dimension in session.processes.dimensions() {
         losses.insert(dimension.kind(), dimension.losses(counters));
     }
-    losses.entry(Kind::Python).or_default().extend(session.joiner.losses());
     if session.torn_records > 0 {
         let torn = format!("{} records could not be understood", session.torn_records);
-        losses.entry(Kind::Cpu).or_default().push(torn);
+        losses.entry(Kind::Cpu).or_default().partial.push(torn);
     }
     let wanted = |kind: Kind| request.collect.contains(&kind);
     let processes: Vec<ProcessOutcome> = session
@@ -51,7 +50,7 @@ pub(super) fn make(
                 .collect(),
         })
         .collect();
-    let dimensions = request.collect.iter().map(|kind| (*kind, overall(*kind, &processes, &losses))).collect();
+    let dimensions = request.collect.iter().map(|kind| (*kind, overall(*kind, session, &losses))).collect();
     let duration_ns = closed.boottime_ns.saturating_sub(session.opened.boottime_ns);
     Manifest {
         schema: SCHEMA_VERSION,
@@ -70,62 +69,60 @@ pub(super) fn make(
         processes,
         streams: streams(session, counters),
         cost: cost(counters, duration_ns),
-        notes: notes(session, end_reason, counters),
+        notes: notes(session, end_reason, counters, &losses),
     }
 }
 
-fn of_process(kind: Kind, admission: &Admission, losses: &BTreeMap<Kind, Vec<String>>) -> Outcome {
+fn of_process(kind: Kind, admission: &Admission, losses: &BTreeMap<Kind, Losses>) -> Outcome {
     match admission {
-        Admission::Works(_) => complete_or(losses.get(&kind)),
+        Admission::Works(_) => complete_or(losses.get(&kind).map(|each| each.partial.clone()).unwrap_or_default()),
         Admission::Nothing => Outcome::Refused { reason: "the process runs no CPython".to_owned() },
+        Admission::Ended => Outcome::Refused { reason: "the process ended before it could be looked at".to_owned() },
         Admission::Later(reason) | Admission::Refused(reason) => Outcome::Refused { reason: reason.clone() },
     }
 }
 
-fn complete_or(losses: Option<&Vec<String>>) -> Outcome {
-    match losses {
-        Some(reasons) if !reasons.is_empty() => Outcome::Partial { reasons: reasons.clone() },
-        _ => Outcome::Complete,
-    }
+fn complete_or(reasons: Vec<String>) -> Outcome {
+    if reasons.is_empty() { Outcome::Complete } else { Outcome::Partial { reasons } }
 }
 
 /// Over all processes: refused only if it worked in none, partial if some refused it although it had something to do there.
-fn overall(kind: Kind, processes: &[ProcessOutcome], losses: &BTreeMap<Kind, Vec<String>>) -> Outcome {
-    let outcomes: Vec<(&ProcessOutcome, &Outcome)> =
-        processes.iter().filter_map(|each| Some((each, each.dimensions.get(&kind)?))).collect();
-    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused { .. });
-    if outcomes.iter().all(|(_, outcome)| refused(outcome)) {
-        return match outcomes.first() {
-            Some((_, Outcome::Refused { reason })) => Outcome::Refused { reason: reason.clone() },
-            _ => Outcome::Refused { reason: "there was no process".to_owned() },
+fn overall(kind: Kind, session: &Session, losses: &BTreeMap<Kind, Losses>) -> Outcome {
+    let admissions: Vec<(u32, &Known, &Admission)> =
+        session.processes.all().filter_map(|(pid, known)| Some((pid, known, known.admissions.get(&kind)?))).collect();
+    if !admissions.iter().any(|(_, _, admission)| matches!(admission, Admission::Works(_))) {
+        return match admissions.first() {
+            Some((_, _, admission)) => of_process(kind, admission, losses),
+            None => Outcome::Refused { reason: "there was no process".to_owned() },
         };
     }
-    let mut reasons = losses.get(&kind).cloned().unwrap_or_default();
-    for (process, outcome) in outcomes {
-        if let Outcome::Refused { reason } = outcome
-            && !reason.contains("runs no CPython")
-        {
-            reasons.push(format!("process {} ({}): {reason}", process.pid, process.name));
+    let mut reasons = losses.get(&kind).map(|each| each.partial.clone()).unwrap_or_default();
+    for (pid, Known { name, .. }, admission) in admissions {
+        if let Admission::Later(reason) | Admission::Refused(reason) = admission {
+            reasons.push(format!("process {pid} ({name}): {reason}"));
         }
     }
-    complete_or(Some(&reasons))
+    complete_or(reasons)
 }
 
 fn streams(session: &Session, counters: &Counters) -> BTreeMap<String, Stream> {
     let records = session.records;
-    let stream = |records, lost, thinned| Stream { records, lost, thinned };
+    let lost = |counted: u64, arrived: u64| counted.saturating_sub(arrived + records.early);
     BTreeMap::from([
-        ("samples".to_owned(), stream(records.samples, counters.samples.saturating_sub(records.samples), 0)),
-        (
-            "switch-stacks".to_owned(),
-            stream(
-                records.switch_stacks,
-                counters.switch_stacks.saturating_sub(records.switch_stacks),
-                counters.switch_stacks_thinned,
-            ),
+        stream("samples", records.samples, lost(counters.samples, records.samples), 0),
+        stream("start-stacks", records.start_stacks, 0, 0),
+        stream(
+            "switch-stacks",
+            records.switch_stacks,
+            lost(counters.switch_stacks, records.switch_stacks),
+            counters.switch_stacks_thinned,
         ),
-        ("thread-events".to_owned(), stream(records.thread_events, counters.thread_events_lost, 0)),
+        stream("thread-events", records.thread_events, counters.thread_events_lost, 0),
     ])
+}
+
+fn stream(name: &str, records: u64, lost: u64, thinned: u64) -> (String, Stream) {
+    (name.to_owned(), Stream { records, lost, thinned })
 }
 
 fn cost(counters: &Counters, duration_ns: u64) -> Cost {
@@ -143,15 +140,27 @@ fn cost(counters: &Counters, duration_ns: u64) -> Cost {
     }
 }
 
-fn notes(session: &Session, end_reason: EndReason, counters: &Counters) -> Vec<String> {
+fn notes(
+    session: &Session,
+    end_reason: EndReason,
+    counters: &Counters,
+    losses: &BTreeMap<Kind, Losses>,
+) -> Vec<String> {
     let mut notes = Vec::new();
+    let ended = session.processes.all().filter(|(_, known)| known.exited_after_ms.is_some()).count();
     if end_reason == EndReason::TargetExited {
         notes.push("the window closed early because every profiled process had ended".to_owned());
+    } else if ended > 0 {
+        notes.push(format!("{ended} of {} processes ended within the window", session.processes.len()));
     }
-    for (pid, Known { name, exited_after_ms, .. }) in session.processes.all() {
-        if let Some(after) = exited_after_ms {
-            notes.push(format!("process {pid} ({name}) ended {after} ms after the window opened"));
-        }
+    let unseen =
+        session.processes.all().filter(|(_, known)| known.admissions.get(&Kind::Python) == Some(&Admission::Ended));
+    let unseen = unseen.count();
+    if unseen > 0 {
+        notes.push(format!("{unseen} processes ended before it could be told whether they run CPython"));
+    }
+    if session.processes.forgotten > 0 {
+        notes.push(format!("{} processes that had ended are not listed", session.processes.forgotten));
     }
     if counters.switch_stacks_thinned > 0 {
         notes.push(format!(
@@ -166,6 +175,7 @@ fn notes(session: &Session, end_reason: EndReason, counters: &Counters) -> Vec<S
             session.timeline.inconsistencies
         ));
     }
+    notes.extend(losses.values().flat_map(|each| each.notes.iter().cloned()));
     if let Some(reason) = session.processes.cpu.kernel_hidden() {
         notes.push(format!("kernel functions have no names: {reason}"));
     }
@@ -177,8 +187,8 @@ fn host() -> Host {
     let text =
         |value: Option<&std::ffi::OsStr>| value.map(|each| each.to_string_lossy().into_owned()).unwrap_or_default();
     Host {
-        hostname: text(names.as_ref().map(|each| each.nodename())),
-        kernel: text(names.as_ref().map(|each| each.release())),
+        hostname: text(names.as_ref().map(UtsName::nodename)),
+        kernel: text(names.as_ref().map(UtsName::release)),
         architecture: std::env::consts::ARCH.to_owned(),
         cpus: aya::util::online_cpus().map_or(0, |cpus| cpus.len() as u32),
     }

@@ -9,7 +9,7 @@ mod targets;
 use std::{
     collections::HashSet,
     sync::mpsc::{Receiver, RecvTimeoutError},
-    thread::available_parallelism,
+    thread::{self, available_parallelism},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use aiprof_ebpf_types::{Counters, MAX_STACK_BYTES, Settings};
 use aya::maps::{MapData, RingBuf};
 use thiserror::Error;
 
-use self::{join::Joiner, processes::Processes};
+use self::processes::Processes;
 use crate::{
     kernel::{
         programs::{self, Programs, ProgramsError},
@@ -89,7 +89,6 @@ struct Session {
     stacks: RingBuf<MapData>,
     threads: RingBuf<MapData>,
     processes: Processes,
-    joiner: Joiner,
     timeline: Timeline,
     writer: TraceWriter,
     /// Joined but not yet settled, see [`SETTLE_NS`].
@@ -107,8 +106,11 @@ struct Session {
 #[derive(Clone, Copy, Debug, Default)]
 struct Records {
     samples: u64,
+    start_stacks: u64,
     switch_stacks: u64,
     thread_events: u64,
+    /// Stacks from before the window opened, which are left out.
+    early: u64,
 }
 
 impl Session {
@@ -154,7 +156,6 @@ impl Session {
             stacks,
             threads,
             processes,
-            joiner: Joiner::default(),
             timeline: Timeline::default(),
             writer: TraceWriter::new(request.frequency_hz),
             pending: Vec::new(),
@@ -180,7 +181,9 @@ impl Session {
             let name = process::thread_name(thread.pid, thread.tid);
             self.events.push(Event::Thread(Thread { pid: thread.pid, tid: thread.tid, name }));
             self.named.insert(thread.tid);
-            self.joiner.found(thread, self.opened.boottime_ns, found_ns, &mut self.processes, &mut self.pending);
+            let has_stack =
+                join::found(thread, self.opened.boottime_ns, found_ns, &mut self.processes, &mut self.pending);
+            self.records.start_stacks += u64::from(has_stack);
         }
         progress(&Progress::Started {
             duration_ms: request.duration_ms,
@@ -244,7 +247,7 @@ impl Session {
             if event.timestamp_ns < self.opened.boottime_ns {
                 continue;
             }
-            self.joiner.thread_event(kind, &event, &mut self.pending);
+            join::thread_event(kind, &event, &mut self.pending);
         }
         while let Some(record) = self.stacks.next() {
             let Some(record) = rings::stack_record(&record) else {
@@ -252,9 +255,10 @@ impl Session {
                 continue;
             };
             if record.header.timestamp_ns < self.opened.boottime_ns {
+                self.records.early += 1;
                 continue;
             }
-            let is_sample = self.joiner.stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
+            let is_sample = join::stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
             *(if is_sample { &mut self.records.samples } else { &mut self.records.switch_stacks }) += 1;
         }
         self.pending.sort_by_key(Input::order);
@@ -283,13 +287,16 @@ impl Session {
         self.programs.detach();
         let closed = clock::snapshot();
         let since_ms = self.opened_at.elapsed().as_millis() as u64;
+        // A program that still runs on another CPU has ended by then.
+        thread::sleep(Duration::from_millis(1));
+        // Whatever is counted is in the rings.
+        let counters: Counters = self.programs.counters()?;
         self.drain(u64::MAX, output);
         self.processes.look_after(since_ms, &mut self.programs, &mut self.events);
         self.timeline.close(closed.boottime_ns, &mut self.events);
         self.events.push(Event::Clock(closed));
         self.write(output);
         output.frame(FrameKind::Trace, &self.writer.flush());
-        let counters: Counters = self.programs.counters()?;
         Ok(manifest::make(self, request, reason, closed, &counters))
     }
 }

@@ -19,12 +19,18 @@ use crate::{
 /// When to look again, in milliseconds since a process came or changed its program, for a CPython that is still starting.
 const LOOK_AGAIN_MS: [u64; 6] = [0, 100, 300, 1_000, 3_000, 10_000];
 
+/// Ended processes that are listed; a target that starts programs all the time has no end of them.
+const MAX_ENDED: usize = 1_000;
+
 /// All processes of a capture.
 pub(super) struct Processes {
     /// The CPU dimension, wanted or not: it tells when threads run.
     pub(super) cpu: Cpu,
     /// The Python dimension, if it is wanted.
     pub(super) python: Option<Python>,
+    /// Processes that ended when [`MAX_ENDED`] were listed already.
+    pub(super) forgotten: u64,
+    ended: usize,
     all: BTreeMap<u32, Known>,
 }
 
@@ -54,7 +60,7 @@ impl Known {
 impl Processes {
     pub(super) fn new(request: &Request) -> Self {
         let python = request.collect.contains(&Kind::Python).then(Python::default);
-        Self { cpu: Cpu::default(), python, all: BTreeMap::new() }
+        Self { cpu: Cpu::default(), python, forgotten: 0, ended: 0, all: BTreeMap::new() }
     }
 
     /// Takes in a process that was chosen.
@@ -110,7 +116,9 @@ impl Processes {
             _ => None,
         };
         let known = self.all.entry(pid).or_default();
-        known.exited_after_ms = None;
+        if known.exited_after_ms.take().is_some() {
+            self.ended -= 1;
+        }
         known.looks = 0;
         known.name =
             if process::is_alive(pid) { process::name(pid) } else { parent_name.unwrap_or_else(|| process::name(pid)) };
@@ -136,7 +144,7 @@ impl Processes {
         }
     }
 
-    /// Looks for ends, for new titles, and again for CPythons that were still starting.
+    /// Looks for ends, for new titles, and again for interpreters that were still starting.
     pub(super) fn look_after(&mut self, since_ms: u64, programs: &mut Programs, events: &mut Vec<Event>) {
         let pids: Vec<u32> =
             self.all.iter().filter(|(_, known)| known.exited_after_ms.is_none()).map(|(pid, _)| *pid).collect();
@@ -170,8 +178,14 @@ impl Processes {
     }
 
     fn end(&mut self, pid: u32, since_ms: u64, programs: &mut Programs) {
-        if let Some(known) = self.all.get_mut(&pid) {
-            known.exited_after_ms = Some(since_ms);
+        if self.ended < MAX_ENDED {
+            if let Some(known) = self.all.get_mut(&pid) {
+                known.exited_after_ms = Some(since_ms);
+                self.ended += 1;
+            }
+        } else {
+            self.all.remove(&pid);
+            self.forgotten += 1;
         }
         programs.remove_target(pid);
         self.cpu.leave(pid);

@@ -91,7 +91,6 @@ pub struct Timeline {
 
 #[derive(Debug)]
 struct Thread {
-    pid: u32,
     state: StateTrack,
     python: PythonTrack,
 }
@@ -100,11 +99,10 @@ impl Timeline {
     /// Takes one input, appends what follows from it.
     pub fn push(&mut self, input: Input, out: &mut Vec<Event>) {
         let Input { timestamp_ns: at, pid, tid, kind } = input;
-        let thread = self.threads.entry(tid).or_insert_with(|| Thread {
-            pid,
-            state: StateTrack::new(pid, tid, at),
-            python: PythonTrack::new(pid, tid),
-        });
+        let thread = self
+            .threads
+            .entry(tid)
+            .or_insert_with(|| Thread { state: StateTrack::new(pid, tid, at), python: PythonTrack::new(pid, tid) });
         match kind {
             InputKind::Present => {}
             InputKind::Found(state) => thread.state.assume(state),
