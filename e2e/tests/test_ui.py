@@ -24,6 +24,7 @@ QUERIES = {
     "samples": "select tid, count(*) as count from perf_sample join thread using (utid) group by tid",
     "leaves": "select f.name as name, count(*) as count from perf_sample s join stack_profile_callsite c on s.callsite_id = c.id"
               " join stack_profile_frame f on c.frame_id = f.id group by f.name order by count desc",
+    "frames": "select distinct name from stack_profile_frame",
     "bounds": "select start_ts, end_ts from trace_bounds",
 }
 
@@ -80,7 +81,9 @@ def test_real_ui(python, workload, record):
 
     counts = {row["tid"]: row["count"] for row in seen["samples"]}
     assert counts[program.pid] == len(archive.trace.samples_of(tid=program.pid))
-    assert any(row["name"].startswith("sixty") for row in seen["leaves"])
+    assert sum(row["count"] for row in seen["leaves"]) == sum(counts.values())
+    frames = {row["name"].split(" ")[0] for row in seen["frames"]}
+    assert {"sixty", "thirty", "ten", "hasher"} <= frames, frames
 
 
 def request(url, method="GET", origin=None):

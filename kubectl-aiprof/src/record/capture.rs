@@ -128,7 +128,8 @@ async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>
                 for line in session.progress_bytes(&progress_bytes) {
                     // A held command is not yet the program that the user knows; its name follows when it is.
                     let held = command.as_deref().filter(|_| !released).map(HeldCommand::pid);
-                    if !matches!(line.progress, Progress::Process { pid, .. } if Some(pid) == held) {
+                    let unnamed = matches!(line.progress, Progress::Process { pid, .. } if Some(pid) == held);
+                    if !unnamed || matches!(display, Display::Json) {
                         display.show(&line);
                     }
                 }

@@ -5,6 +5,7 @@
 //! Nothing is read of a process or a file before an address falls into it; names can still be had after the process ended.
 
 mod elf;
+mod index;
 mod kernel;
 pub mod merge;
 mod modules;

@@ -17,6 +17,7 @@ use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::{
     elf::{ElfError, ElfSource, Layout, Piece},
+    index,
     symbols::SymbolTable,
 };
 use crate::maps::{self, Mapping};
@@ -140,10 +141,12 @@ impl Image {
             let symbols = content.symbols.get_or_init(|| SymbolTable::read(&content.source, &content.layout));
             symbols.name(&content.source, address)
         });
+        // Without symbols a function goes by where it starts, so that all its addresses are one.
+        let start = || self.content.as_ref().and_then(|content| content.function_start(address)).unwrap_or(address);
         let file_name = || self.path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("?");
         Frame {
             kind: FrameKind::Native,
-            function: name.unwrap_or_else(|| format!("{}+{address:#x}", file_name())).into(),
+            function: name.unwrap_or_else(|| format!("{}+{:#x}", file_name(), start())).into(),
             file: self.path.clone(),
             line: 0,
             address,
@@ -162,6 +165,14 @@ impl Image {
             build_id: layout.build_id.as_str().into(),
             content: Some(Content { source, layout, eh_frame, eh_frame_hdr, symbols: OnceLock::new() }),
         })
+    }
+}
+
+impl Content {
+    /// Where the function at `address` starts, as its unwind table has it.
+    fn function_start(&self, address: u64) -> Option<u64> {
+        let section = self.layout.eh_frame_hdr.as_ref()?.address.start;
+        index::function_start(self.eh_frame_hdr.as_ref()?, section, address)
     }
 }
 
