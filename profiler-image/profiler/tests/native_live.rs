@@ -132,7 +132,12 @@ fn cpython_merged() {
                 (Arc::new(frame), entries.contains(name))
             })
             .collect();
-        let merged = merge(&[], Part { frames: &stack.frames, whole: true }, Part { frames: &frames, whole: true });
+        let merged = merge(
+            &[],
+            Part { frames: &stack.frames, whole: true },
+            &stack.entered,
+            Part { frames: &frames, whole: true },
+        );
         let merged: Vec<_> = merged.iter().map(|frame| &*frame.function).collect();
         let place = |wanted: &str| {
             merged.iter().position(|name| *name == wanted).unwrap_or_else(|| panic!("{wanted}: {merged:#?}"))

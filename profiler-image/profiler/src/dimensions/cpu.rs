@@ -44,7 +44,7 @@ impl Cpu {
         let whole = native.is_whole();
         // Native frames above the outermost Python function only tell how the interpreter was started.
         let cut = if python.frames.is_empty() { !whole } else { !python.whole };
-        let frames: Vec<Arc<Frame>> = merge(&kernel, Part { frames: &native.frames, whole }, python);
+        let frames: Vec<Arc<Frame>> = merge(&kernel, Part { frames: &native.frames, whole }, &native.entered, python);
         Stack { frames: frames.into(), cut }
     }
 

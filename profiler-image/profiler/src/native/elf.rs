@@ -149,6 +149,14 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// The byte of the file that is loaded at `address`.
+    pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
+        let piece =
+            self.segments.iter().map(|segment| &segment.piece).find(|piece| piece.address.contains(&address))?;
+        let offset = piece.file.start.checked_add(address - piece.address.start)?;
+        piece.file.contains(&offset).then_some(offset)
+    }
+
     /// Reads the headers of `source`.
     pub(super) fn read(source: &ElfSource) -> Result<Self, ElfError> {
         match source {

@@ -11,7 +11,8 @@
 //! stack ends with it: whatever is further out has lost its place. What is left out is **call glue**: functions of the interpreter's own file that only carry a call from one Python function to
 //! the next or to a C function (`_PyObject_MakeTpCall`, `cfunction_vectorcall_O`), or the program to its first
 //! (`Py_RunMain`, `run_mod`). What tells something stays, such as `slot_tp_call`, `type_call`, `builtin_exec`,
-//! `PyImport_ImportModuleLevelObject`, and always the leaf itself, where the time is spent.
+//! `PyImport_ImportModuleLevelObject`, and always the leaf itself, where the time is spent. A stripped interpreter's functions
+//! without a name tell nothing either, except at the leaf.
 
 use std::sync::Arc;
 
@@ -54,20 +55,28 @@ impl<F> Clone for Part<'_, F> {
 
 impl<F> Copy for Part<'_, F> {}
 
-/// The merged stack, leaf first; see the module's description.
+/// The merged stack, leaf first; see the module's description. `entered` are the native frames, by index, that the evaluator's
+/// callers called: in a tail-calling build without symbols nothing else tells them.
 #[must_use]
 pub fn merge<P: PythonStackFrame>(
     kernel: &[Arc<Frame>],
     native: Part<'_, Arc<Frame>>,
+    entered: &[usize],
     python: Part<'_, P>,
 ) -> Vec<Arc<Frame>> {
     let mut merged = Vec::with_capacity(kernel.len() + native.frames.len() + python.frames.len());
     merged.extend_from_slice(kernel);
-    let calls: Vec<usize> = evaluator_calls(native.frames).collect();
+    let calls: Vec<usize> = evaluator_calls(native.frames, entered).collect();
     let rows = python.frames.split_inclusive(PythonStackFrame::is_entry);
     let row_count = rows.clone().count();
     if row_count == 0 {
         merged.extend_from_slice(native.frames);
+        return merged;
+    }
+    if calls.is_empty() && native.whole {
+        // An interpreter that cannot be told from other code: nobody knows which frames lie between Python's.
+        merged.extend(native.frames.first().cloned());
+        merged.extend(python.frames.iter().map(|frame| frame.frame().clone()));
         return merged;
     }
     let without_row = if native.whole && python.whole { calls.len().saturating_sub(row_count) } else { 0 };
@@ -87,7 +96,7 @@ pub fn merge<P: PythonStackFrame>(
         }
         // The frames of one call of a tail-calling evaluator behind its first.
         let same_call = index > 0 && is_tail_call(&native.frames[index - 1].function) && is_evaluator(&frame.function);
-        let glue = index > 0 && Some(&frame.file) == interpreter && is_glue(&frame.function);
+        let glue = index > 0 && Some(&frame.file) == interpreter && (is_glue(&frame.function) || is_unnamed(frame));
         if !(same_call || glue) {
             merged.push(frame.clone());
         }
@@ -97,11 +106,12 @@ pub fn merge<P: PythonStackFrame>(
 }
 
 /// The index of the innermost frame of each evaluator call.
-fn evaluator_calls(native: &[Arc<Frame>]) -> impl Iterator<Item = usize> {
+fn evaluator_calls(native: &[Arc<Frame>], entered: &[usize]) -> impl Iterator<Item = usize> {
     // In a tail-calling build the evaluator calls the first instruction, and each instruction jumps to the next or calls
     // a helper: a row of them, with the evaluator at its outer end, is one call.
     let inner_is_part = |index: usize| index > 0 && is_tail_call(&native[index - 1].function);
-    (0..native.len()).filter(move |index| is_evaluator(&native[*index].function) && !inner_is_part(*index))
+    let is_call = move |index: &usize| is_evaluator(&native[*index].function) || entered.contains(index);
+    (0..native.len()).filter(move |index| is_call(index) && !inner_is_part(*index))
 }
 
 fn is_tail_call(function: &str) -> bool {
@@ -110,6 +120,12 @@ fn is_tail_call(function: &str) -> bool {
 
 fn is_evaluator(function: &str) -> bool {
     plain(function) == "_PyEval_EvalFrameDefault" || is_tail_call(function)
+}
+
+/// Whether a function goes by its file and address, for want of a symbol.
+fn is_unnamed(frame: &Frame) -> bool {
+    let file = frame.file.rsplit('/').next().unwrap_or_default();
+    frame.function.strip_prefix(file).is_some_and(|rest| rest.starts_with("+0x"))
 }
 
 /// Whether a function of the interpreter only hands a call on.

@@ -8,7 +8,7 @@ fn frame(kind: FrameKind, function: &str) -> Arc<Frame> {
 }
 
 /// Frames by name, separated by spaces and leaf first. Native: `E` is the evaluator, `name@file` one of another file.
-/// Python: `!` marks an entry. A part that ends in `...` is cut.
+/// `^name` is one that the evaluator's caller called. Python: `!` marks an entry. A part that ends in `...` is cut.
 fn merged(kernel: &str, native: &str, python: &str) -> String {
     let split = |part: &str| {
         let cut = part.strip_suffix("...");
@@ -17,15 +17,22 @@ fn merged(kernel: &str, native: &str, python: &str) -> String {
     };
     let kernel: Vec<_> = split(kernel).0.iter().map(|name| frame(FrameKind::Kernel, name)).collect();
     let (native, native_whole) = split(native);
+    let entered: Vec<usize> =
+        native.iter().enumerate().filter(|(_, name)| name.starts_with('^')).map(|(index, _)| index).collect();
     let native: Vec<_> = native
         .iter()
+        .map(|name| name.trim_start_matches('^'))
         .map(|name| frame(FrameKind::Native, if name == "E" { "_PyEval_EvalFrameDefault" } else { name }))
         .collect();
     let (python, python_whole) = split(python);
     let python: Vec<_> =
         python.iter().map(|name| (frame(FrameKind::Python, name.trim_end_matches('!')), name.ends_with('!'))).collect();
-    let stack =
-        merge(&kernel, Part { frames: &native, whole: native_whole }, Part { frames: &python, whole: python_whole });
+    let stack = merge(
+        &kernel,
+        Part { frames: &native, whole: native_whole },
+        &entered,
+        Part { frames: &python, whole: python_whole },
+    );
     let names = stack.iter().map(|frame| frame.function.replace("_PyEval_EvalFrameDefault", "E"));
     names.collect::<Vec<_>>().join(" ")
 }
@@ -36,6 +43,26 @@ fn rows_take_the_place_of_calls() {
         merged("k1 k2", "read@libc os_read E slot_tp_call E main", "c b! a!"),
         "k1 k2 read os_read c b slot_tp_call a main"
     );
+}
+
+#[test]
+fn a_call_of_the_evaluator_tells_it_without_its_name() {
+    assert_eq!(
+        merged(
+            "",
+            "leaf@c ^libpython+0x44a libpython+0x5c8 slot ^libpython+0x44a libpython+0x5c8 main x+0x1@x",
+            "c b! a!"
+        ),
+        "leaf c b slot a main x+0x1"
+    );
+    // With symbols both say the same.
+    assert_eq!(merged("", "leaf@c _TAIL_CALL_X ^E main", "b a!"), "leaf b a main");
+    assert_eq!(merged("", "leaf@c ^E main", "b a!"), "leaf b a main");
+}
+
+#[test]
+fn native_frames_without_an_evaluator_do_not_lie_between_python() {
+    assert_eq!(merged("k", "+0x44a +0x5c8 main", "b a!"), "k +0x44a b a");
 }
 
 #[test]
@@ -61,7 +88,6 @@ fn a_cut_python_stack_ends_the_whole() {
 #[test]
 fn more_rows_than_calls_are_all_kept() {
     assert_eq!(merged("", "leaf@c E main", "c! b! a!"), "leaf c main b a");
-    assert_eq!(merged("", "leaf@c main", "b a!"), "leaf main b a");
 }
 
 #[test]
@@ -85,7 +111,7 @@ fn parts_and_copies_of_the_evaluator_count() {
         assert_eq!(merged("", &format!("x {name} main"), "b a!"), "x b a main", "{name}");
     }
     for name in ["_PyEval_EvalFrameDefaultly", "PyEval_EvalFrameDefault@x", "my_PyEval_EvalFrameDefault"] {
-        assert!(merged("", &format!("x {name} main"), "a!").ends_with("main a"), "{name}");
+        assert_eq!(merged("", &format!("x {name} main"), "a!"), "x a", "{name}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Stacks`] is the door: it is told of processes and their mappings, and turns what the kernel side copied into frames.
 //! Nothing is read of a process or a file before an address falls into it; names can still be had after the process ended.
 
+mod call;
 mod elf;
 mod index;
 mod kernel;
@@ -61,6 +62,8 @@ pub enum ProcessChange<'a> {
 pub struct NativeStack {
     /// Leaf first.
     pub frames: Vec<Arc<Frame>>,
+    /// Those, by index, whose caller calls CPython's evaluator by its name.
+    pub entered: Vec<usize>,
     /// How the walk ended.
     pub end: UnwindEnd,
     /// The stack led to an address outside of all known mappings, so they may be out of date: read `/proc/PID/maps`
@@ -83,11 +86,17 @@ pub struct Stacks {
     images: Images,
     processes: HashMap<u32, Process>,
     ended: VecDeque<u32>,
-    frames: HashMap<(u32, u64), Arc<Frame>>,
+    frames: HashMap<(u32, u64), Named>,
     kernel: KernelSymbols,
     anonymous: Arc<Frame>,
     unknown: Arc<Frame>,
     addresses: Vec<u64>,
+}
+
+/// A frame, and whether its code at the address looked up calls CPython's evaluator.
+struct Named {
+    frame: Arc<Frame>,
+    calls_evaluator: bool,
 }
 
 struct Process {
@@ -175,20 +184,33 @@ impl Stacks {
     /// refresh.
     pub fn native(&mut self, pid: u32, registers: &UserRegisters, stack: &[u8]) -> NativeStack {
         let Some(process) = self.processes.get_mut(&pid) else {
-            return NativeStack { frames: vec![self.unknown.clone()], end: UnwindEnd::Failed(0), refresh: true };
+            return NativeStack {
+                frames: vec![self.unknown.clone()],
+                entered: Vec::new(),
+                end: UnwindEnd::Failed(0),
+                refresh: true,
+            };
         };
         let mut open = Opener { images: &mut self.images, access: &*self.access, pid };
         let end = process.space.unwind(registers, stack, &mut open, &mut self.addresses);
         let mut outside = matches!(end, UnwindEnd::Failed(_));
         let mut frames = Vec::with_capacity(self.addresses.len());
-        for address in &self.addresses {
+        let mut entered = Vec::new();
+        for (index, address) in self.addresses.iter().enumerate() {
             frames.push(match process.space.place(*address) {
                 Place::Image(image, address) => {
                     if self.frames.len() >= MAX_CACHED_FRAMES {
                         self.frames.clear();
                     }
                     let frame = self.frames.entry((image.id, address));
-                    frame.or_insert_with(|| Arc::new(image.frame(address))).clone()
+                    let named = frame.or_insert_with(|| Named {
+                        frame: Arc::new(image.frame(address)),
+                        calls_evaluator: image.calls_evaluator(address),
+                    });
+                    if named.calls_evaluator && index > 0 {
+                        entered.push(index - 1);
+                    }
+                    named.frame.clone()
                 }
                 Place::Anonymous => self.anonymous.clone(),
                 Place::Nowhere => {
@@ -198,7 +220,7 @@ impl Stacks {
             });
         }
         let refresh = outside && !process.ended && process.backoff.ask(Instant::now());
-        NativeStack { frames, end, refresh }
+        NativeStack { frames, entered, end, refresh }
     }
 
     /// The frames of kernel return addresses, both leaf first, without those of the tracing that took the stack.

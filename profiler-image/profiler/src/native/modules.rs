@@ -16,6 +16,7 @@ use framehop::{ExplicitModuleSectionInfo, Module};
 use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::{
+    call,
     elf::{ElfError, ElfSource, Layout, Piece},
     index,
     symbols::SymbolTable,
@@ -152,6 +153,16 @@ impl Image {
             address,
             build_id: self.build_id.clone(),
         }
+    }
+
+    /// Whether the call whose last byte is at `address` is one of CPython's evaluator.
+    pub(super) fn calls_evaluator(&self, address: u64) -> bool {
+        let called = self.content.as_ref().and_then(|content| {
+            let target = call::target(&content.source, &content.layout, address)?;
+            let symbols = content.symbols.get_or_init(|| SymbolTable::read(&content.source, &content.layout));
+            symbols.name(&content.source, target)
+        });
+        called.as_deref() == Some("_PyEval_EvalFrameDefault")
     }
 
     fn read(id: u32, path: Arc<str>, source: ElfSource) -> Result<Self, ElfError> {
