@@ -121,8 +121,9 @@ pub(crate) struct Scratch {
     pub(crate) frame: [u64; 17],
     /// One code object's fields, likewise.
     pub(crate) code: [u64; 17],
-    /// Python frames so far. Kept here, where the verifier takes any value for possible: as a register it would be tracked
-    /// together with the loop's own counter, and the number of pairs exceeds what the verifier explores.
+    /// How to walk the target's stacks.
+    pub(crate) layout: PythonLayout,
+    /// Python frames so far.
     pub(crate) python_frames: u32,
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn emit(
 
     // SAFETY: a map value; the profiler replaces layouts as wholes.
     let (frames, status) = match unsafe { PYTHON.get(thread.pid) } {
-        Some(layout) => python::walk(layout, task.thread_pointer(), scratch),
+        Some(layout) => python::walk(layout, task.thread_pointer(), trigger as u32, scratch),
         None => (0, PythonStatus::NotPython),
     };
     let mut length = (frames * size_of::<PythonFrame>()).min(PYTHON_BYTES);

@@ -5,16 +5,16 @@ mod join;
 mod manifest;
 mod processes;
 mod targets;
+mod threads;
 
 use std::{
-    collections::HashSet,
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread::{self, available_parallelism},
     time::{Duration, Instant},
 };
 
 use aiprof_capture::{
-    event::{ClockSnapshot, Event, Thread},
+    event::{ClockSnapshot, Event},
     frame::FrameKind,
     manifest::Manifest,
     progress::{EndReason, Progress},
@@ -25,14 +25,14 @@ use aiprof_ebpf_types::{Counters, MAX_STACK_BYTES, Settings};
 use aya::maps::{MapData, RingBuf};
 use thiserror::Error;
 
-use self::processes::Processes;
+use self::{processes::Processes, threads::Threads};
 use crate::{
     kernel::{
         programs::{self, Programs, ProgramsError},
         rings,
     },
     output::{Output, progress},
-    privilege, process,
+    privilege,
     timeline::{Input, Timeline},
 };
 
@@ -94,8 +94,7 @@ struct Session {
     /// Joined but not yet settled, see [`SETTLE_NS`].
     pending: Vec<Input>,
     events: Vec<Event>,
-    /// Threads that have a name in the trace.
-    named: HashSet<u32>,
+    names: Threads,
     opened: ClockSnapshot,
     opened_at: Instant,
     torn_records: u64,
@@ -160,7 +159,7 @@ impl Session {
             writer: TraceWriter::new(request.frequency_hz),
             pending: Vec::new(),
             events: Vec::new(),
-            named: HashSet::new(),
+            names: Threads::default(),
             opened: ClockSnapshot::default(),
             opened_at: Instant::now(),
             torn_records: 0,
@@ -173,14 +172,14 @@ impl Session {
         self.programs.attach(request.frequency_hz)?;
         self.opened = clock::snapshot();
         self.opened_at = Instant::now();
-        let snapshot = self.programs.snapshot()?;
+        let mut snapshot = self.programs.snapshot()?;
+        // First threads first: the names of the others are compared with theirs.
+        snapshot.sort_by_key(|thread| thread.tid != thread.pid);
         let found_ns = clock::boottime_ns();
         self.events.push(Event::Clock(self.opened));
         self.processes.describe(&mut self.events);
         for thread in &snapshot {
-            let name = process::thread_name(thread.pid, thread.tid);
-            self.events.push(Event::Thread(Thread { pid: thread.pid, tid: thread.tid, name }));
-            self.named.insert(thread.tid);
+            self.names.see(thread.pid, thread.tid, &mut self.events);
             let has_stack =
                 join::found(thread, self.opened.boottime_ns, found_ns, &mut self.processes, &mut self.pending);
             self.records.start_stacks += u64::from(has_stack);
@@ -264,10 +263,8 @@ impl Session {
         self.pending.sort_by_key(Input::order);
         let settled = self.pending.partition_point(|input| input.timestamp_ns <= settled_ns);
         for input in self.pending.drain(..settled) {
-            if self.named.insert(input.tid) {
-                let name = process::thread_name(input.pid, input.tid);
-                self.events.push(Event::Thread(Thread { pid: input.pid, tid: input.tid, name }));
-            }
+            self.names.see(input.pid, input.tid, &mut self.events);
+            self.names.follow(&input, &mut self.events);
             self.timeline.push(input, &mut self.events);
         }
         self.write(output);
