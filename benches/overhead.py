@@ -1,7 +1,8 @@
 """What a capture costs: whole processes, compared in one run.
 
 1. Throughput of a CPU-bound Python program with two threads: alone, recorded at 99 Hz, and under `py-spy record -r 100`,
-   one after the other in rounds; each figure is a ratio of medians over the rounds.
+   one after the other in rounds. Each is compared with the program alone just before and after; the figure is the median of
+   these ratios. By the clock, and by the program's own CPU time, which does not depend on who else has the machine.
 2. CPU time and peak memory of the profiler for a short and a long capture of that program, by its own account and by the
    kernel's; trace bytes for each second; time in the kernel for each sample and switch.
 3. The same for a process of 200 threads.
@@ -47,10 +48,11 @@ class Program:
             self.lines.append(json.loads(line))
 
     def rate(self, start_ns, end_ns):
-        """Rounds a second between two times (CLOCK_MONOTONIC), by the lines printed within."""
+        """Rounds a second, and a second of its own CPU time, between two times (CLOCK_MONOTONIC), by the lines within."""
         within = [line for line in self.lines if start_ns <= line["ns"] <= end_ns]
         first, last = within[0], within[-1]
-        return (last["rounds"] - first["rounds"]) * 1e9 / (last["ns"] - first["ns"])
+        rounds = (last["rounds"] - first["rounds"]) * 1e9
+        return rounds / (last["ns"] - first["ns"]), rounds / (last["cpu_ns"] - first["cpu_ns"])
 
     def __enter__(self):
         time.sleep(1)
@@ -157,20 +159,21 @@ def under_py_spy(program, seconds, folder):
 
 
 def throughput(rounds, seconds, folder):
-    ways = {"alone": alone, "recorded at 99 Hz": recorded, "py-spy record -r 100": under_py_spy}
-    rates = {name: [] for name in ways}
+    ways = {"recorded at 99 Hz": recorded, "py-spy record -r 100": under_py_spy}
+    ratios = {name: [] for name in ways}
     with Program("steady.py") as program:
+        before = alone(program, seconds, folder)
         for _ in range(rounds):
-            for name, way in ways.items():
-                rates[name].append(way(program, seconds, folder))
-    base = statistics.median(rates["alone"])
-    return {
-        name: {
-            "median": statistics.median(values), "min": min(values), "max": max(values),
-            "ratio": statistics.median(values) / base,
-        }
-        for name, values in rates.items()
-    }
+            rates = {name: way(program, seconds, folder) for name, way in ways.items()}
+            after = alone(program, seconds, folder)
+            for name, rate in rates.items():
+                ratios[name].append([2 * of / (first + last) for of, first, last in zip(rate, before, after)])
+            before = after
+    figures = {}
+    for name, pairs in ratios.items():
+        clock, cpu = zip(*pairs)
+        figures[name] = {"clock": statistics.quantiles(clock, n=4), "cpu": statistics.quantiles(cpu, n=4)}
+    return figures
 
 
 def cost(script, seconds, folder):
@@ -221,8 +224,8 @@ def show(name, figures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=int, default=6, help="length of each part of a round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=int, default=4, help="length of each part of a round")
     parser.add_argument("--short", type=int, default=10, help="seconds of the short capture")
     parser.add_argument("--long", type=int, default=120, help="seconds of the long capture")
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
@@ -236,10 +239,11 @@ def main():
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         figures["throughput"] = throughput(options.rounds, options.seconds, folder)
-        print("### Throughput of two CPU-bound threads, %d rounds of %d s each\n" % (options.rounds, options.seconds))
-        print("| way | rounds a second: median (min to max) | of alone |\n|---|---|---|")
+        print("### Throughput of two CPU-bound threads, %d rounds of %d s each, of what it is alone\n" % (options.rounds, options.seconds))
+        print("| way | by the clock: median (quartiles) | by CPU time: median (quartiles) |\n|---|---|---|")
         for name, row in figures["throughput"].items():
-            print("| %s | %.0f (%.0f to %.0f) | %.3f |" % (name, row["median"], row["min"], row["max"], row["ratio"]))
+            cells = ["%.3f (%.3f to %.3f)" % (row[kind][1], row[kind][0], row[kind][2]) for kind in ("clock", "cpu")]
+            print("| %s | %s | %s |" % (name, *cells))
         sys.stdout.flush()
         for name, script, seconds in (
             ("two busy threads", "steady.py", options.short), ("two busy threads", "steady.py", options.long),

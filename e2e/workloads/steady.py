@@ -1,6 +1,7 @@
 """Two CPU-bound threads that count the rounds they do: what a capture costs shows in the count.
 
-Prints `ready`, then a line of JSON about every fifth of a second: the clock (CLOCK_MONOTONIC, ns) and the rounds so far.
+Prints `ready`, then a line of JSON about every fifth of a second: the clock (CLOCK_MONOTONIC, ns), the CPU time and the rounds
+so far.
 
     python3 steady.py [--seconds N]
 """
@@ -52,7 +53,7 @@ def main():
     deadline = time.monotonic() + options.seconds
     while running and time.monotonic() < deadline:
         time.sleep(0.2)
-        print(json.dumps({"ns": time.monotonic_ns(), "rounds": sum(rounds)}), flush=True)
+        print(json.dumps({"ns": time.monotonic_ns(), "cpu_ns": time.process_time_ns(), "rounds": sum(rounds)}), flush=True)
     running = False
     for thread in threads:
         thread.join()

@@ -18,11 +18,15 @@ use aiprof_profiler::{
 };
 use nix::sys::{
     prctl,
+    resource::{Resource, getrlimit, setrlimit},
     signal::{SigSet, Signal},
 };
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
+
+/// Files that this process may hold open, where its limit can be raised so far.
+const MAX_FILES: u64 = 1 << 16;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -51,6 +55,7 @@ fn run() -> Result<(), Failure> {
     // Started from a file without a name, its own would be a number.
     let _ = prctl::set_name(c"aiprof-profiler");
     be_first_to_go();
+    allow_many_files();
     let (stop, control) = mpsc::channel();
     // Before any other thread starts, so that all inherit the mask.
     stop_on_signals(stop.clone());
@@ -70,6 +75,16 @@ fn run() -> Result<(), Failure> {
 fn be_first_to_go() {
     // Not being allowed to is no reason not to profile.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+/// A process and each file of its code keep one file open.
+fn allow_many_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // With fewer, the code of some processes has no names.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MAX_FILES), hard);
+    }
 }
 
 fn stop_on_signals(stop: Sender<EndReason>) {

@@ -83,6 +83,12 @@ pub struct Programs {
     counters: PerCpuArray<MapData, Counters>,
 }
 
+/// CPUs of this machine, whatever share of them this process may use.
+#[must_use]
+pub fn cpu_count() -> u32 {
+    online_cpus().map_or(1, |cpus| cpus.len() as u32)
+}
+
 /// Reads the kernel's own type data.
 pub fn kernel_offsets() -> Result<aiprof_ebpf_types::KernelOffsets, ProgramsError> {
     let data = fs::read(KERNEL_TYPES).map_err(ProgramsError::NoBtf)?;
@@ -92,8 +98,12 @@ pub fn kernel_offsets() -> Result<aiprof_ebpf_types::KernelOffsets, ProgramsErro
 impl Programs {
     /// Loads the programs; nothing runs yet.
     pub fn load(settings: &Settings) -> Result<Self, ProgramsError> {
+        let cpus = cpu_count();
+        let ring = |of_cpu: u32, least: u32| cpus.saturating_mul(of_cpu).clamp(least, 8 * least).next_power_of_two();
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", settings, true)
+            .map_max_entries("STACKS", ring(256 << 10, 4 << 20))
+            .map_max_entries("THREAD_EVENTS", ring(64 << 10, 2 << 20))
             .load(OBJECT)
             .map_err(|error| refused("load the programs", &error))?;
         let btf = Btf::from_sys_fs().map_err(|error| refused("read its type data", &error))?;

@@ -16,7 +16,10 @@ use nix::sys::{
 };
 
 use super::{Session, processes::Known};
-use crate::dimensions::{Admission, Losses};
+use crate::{
+    dimensions::{Admission, Losses},
+    kernel::programs,
+};
 
 pub(super) fn make(
     session: &Session,
@@ -190,7 +193,7 @@ fn host() -> Host {
         hostname: text(names.as_ref().map(UtsName::nodename)),
         kernel: text(names.as_ref().map(UtsName::release)),
         architecture: std::env::consts::ARCH.to_owned(),
-        cpus: aya::util::online_cpus().map_or(0, |cpus| cpus.len() as u32),
+        cpus: programs::cpu_count(),
     }
 }
 

@@ -1,0 +1,171 @@
+//! The in-kernel programs in the kernel that runs this: they load, and tell of this process and of no other.
+//!
+//! Needs root. Without it the test says that it was left out, and with `CI=true` it fails.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aiprof_ebpf_types::{MAX_STACK_BYTES, Settings, StackTrigger, ThreadEventKind};
+use aiprof_profiler::{
+    kernel::{
+        programs::{Programs, kernel_offsets},
+        rings,
+    },
+    privilege,
+};
+
+/// Whether this process may load programs.
+fn may_load() -> bool {
+    let missing = privilege::missing();
+    if missing.is_empty() {
+        return true;
+    }
+    let why = format!("the in-kernel programs need {}", missing.join(", "));
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}, and in CI they must be tested");
+    eprintln!("left out: {why}");
+    false
+}
+
+fn settings(switch_stacks_per_second: u32) -> Settings {
+    Settings {
+        offsets: kernel_offsets().unwrap(),
+        pid_namespace: fs::metadata("/proc/self/ns/pid").unwrap().ino() as u32,
+        switch_stacks_per_second,
+        sample_stack_bytes: MAX_STACK_BYTES as u32,
+        switch_stack_bytes: 4096,
+    }
+}
+
+fn busy(duration: Duration) {
+    let until = Instant::now() + duration;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+fn own_tid() -> u32 {
+    nix::unistd::gettid().as_raw() as u32
+}
+
+/// Threads and triggers of the stacks that are in the ring; all are of this process, with user stack and registers.
+fn stacks(ring: &mut aya::maps::RingBuf<aya::maps::MapData>) -> Vec<(u32, StackTrigger)> {
+    let mut stacks = Vec::new();
+    while let Some(bytes) = ring.next() {
+        let record = rings::stack_record(&bytes).expect("a whole record");
+        assert_eq!(record.header.pid, std::process::id());
+        assert!(!record.stack.is_empty() && record.stack.len() <= MAX_STACK_BYTES);
+        assert!(record.header.registers.ip != 0 && record.header.registers.sp != 0);
+        if record.trigger == StackTrigger::SwitchOut {
+            assert!(record.stack.len() <= 4096 && !record.kernel.is_empty());
+        }
+        stacks.push((record.header.tid, record.trigger));
+    }
+    stacks
+}
+
+#[test]
+fn this_process_is_seen_and_no_other() {
+    if !may_load() {
+        return;
+    }
+    let mut programs = Programs::load(&settings(1000)).unwrap();
+    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
+    programs.add_target(std::process::id()).unwrap();
+    programs.attach(200).unwrap();
+
+    let found = programs.snapshot().unwrap();
+    assert!(found.iter().all(|thread| thread.pid == std::process::id()));
+    assert!(found.iter().any(|thread| thread.tid == own_tid()));
+
+    let worker = thread::spawn(|| {
+        busy(Duration::from_millis(400));
+        thread::sleep(Duration::from_millis(50));
+        own_tid()
+    });
+    // Another program runs meanwhile, as a child that is a target by its parent, and ends.
+    assert!(Command::new("true").status().unwrap().success());
+    let tid = worker.join().unwrap();
+    programs.detach();
+    thread::sleep(Duration::from_millis(20));
+
+    let mut kinds = Vec::new();
+    let mut pids = Vec::new();
+    while let Some(bytes) = thread_ring.next() {
+        let (kind, event) = rings::thread_event(&bytes).expect("a whole record");
+        kinds.push((kind, event.tid, event.other_tid));
+        pids.push(event.pid);
+    }
+    let seen = |wanted: ThreadEventKind, of: u32| kinds.iter().any(|(kind, tid, _)| *kind == wanted && *tid == of);
+    assert!(kinds.iter().any(|(kind, _, other)| *kind == ThreadEventKind::Fork && *other == tid));
+    for kind in [ThreadEventKind::SwitchIn, ThreadEventKind::SwitchOut, ThreadEventKind::Exit] {
+        assert!(seen(kind, tid), "{kind:?} of the new thread");
+    }
+    assert!(kinds.iter().any(|(kind, ..)| *kind == ThreadEventKind::Exec), "the child's program");
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 2, "this process and its child: {pids:?}");
+
+    // The child's own stacks are of another process.
+    let (mut samples, mut switches) = (0, 0);
+    while let Some(bytes) = stack_ring.next() {
+        let record = rings::stack_record(&bytes).expect("a whole record");
+        assert!(pids.contains(&record.header.pid));
+        samples += u64::from(record.header.tid == tid && record.trigger == StackTrigger::Sample);
+        switches += u64::from(record.header.tid == tid && record.trigger == StackTrigger::SwitchOut);
+    }
+    // 200 Hz for as long as it had a CPU, which it may have shared.
+    assert!((10..=90).contains(&samples), "{samples} samples of 400 ms");
+    assert!(switches >= 1, "the wait has no stack");
+    let counters = programs.counters().unwrap();
+    assert_eq!((counters.stacks_lost, counters.thread_events_lost), (0, 0));
+    assert!(counters.samples >= samples && counters.samples_ns > 0 && counters.switches_ns > 0);
+}
+
+#[test]
+fn stacks_at_switches_are_thinned_and_counted() {
+    if !may_load() {
+        return;
+    }
+    let mut programs = Programs::load(&settings(20)).unwrap();
+    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
+    programs.add_target(std::process::id()).unwrap();
+    programs.attach(50).unwrap();
+    for _ in 0..1000 {
+        thread::sleep(Duration::from_micros(200));
+    }
+    programs.detach();
+    thread::sleep(Duration::from_millis(20));
+
+    let taken = stacks(&mut stack_ring).iter().filter(|(_, trigger)| *trigger == StackTrigger::SwitchOut).count() as u64;
+    let mut outs = 0;
+    while let Some(bytes) = thread_ring.next() {
+        let (kind, event) = rings::thread_event(&bytes).expect("a whole record");
+        outs += u64::from(kind == ThreadEventKind::SwitchOut && event.tid == own_tid());
+    }
+    let counters = programs.counters().unwrap();
+    assert!(outs >= 1000, "states are never thinned: {outs} switches");
+    assert_eq!(counters.switch_stacks, taken);
+    assert!(counters.switch_stacks_thinned > counters.switch_stacks, "{counters:?}");
+}
+
+#[test]
+fn nothing_is_seen_without_a_target() {
+    if !may_load() {
+        return;
+    }
+    let mut programs = Programs::load(&settings(1000)).unwrap();
+    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
+    programs.attach(200).unwrap();
+    busy(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(10));
+    assert!(programs.snapshot().unwrap().is_empty());
+    programs.detach();
+    assert!(thread_ring.next().is_none());
+    assert_eq!(stacks(&mut stack_ring), []);
+    assert_eq!(programs.counters().unwrap().samples, 0);
+}
