@@ -33,8 +33,8 @@ fn may_load() -> bool {
 
 fn settings(switch_stacks_per_second: u32) -> Settings {
     Settings {
-        offsets: kernel_offsets().unwrap(),
-        pid_namespace: fs::metadata("/proc/self/ns/pid").unwrap().ino() as u32,
+        offsets: kernel_offsets().expect("type data"),
+        pid_namespace: fs::metadata("/proc/self/ns/pid").expect("procfs").ino() as u32,
         switch_stacks_per_second,
         sample_stack_bytes: MAX_STACK_BYTES as u32,
         switch_stack_bytes: 4096,
@@ -141,7 +141,8 @@ fn stacks_at_switches_are_thinned_and_counted() {
     programs.detach();
     thread::sleep(Duration::from_millis(20));
 
-    let taken = stacks(&mut stack_ring).iter().filter(|(_, trigger)| *trigger == StackTrigger::SwitchOut).count() as u64;
+    let taken =
+        stacks(&mut stack_ring).iter().filter(|(_, trigger)| *trigger == StackTrigger::SwitchOut).count() as u64;
     let mut outs = 0;
     while let Some(bytes) = thread_ring.next() {
         let (kind, event) = rings::thread_event(&bytes).expect("a whole record");

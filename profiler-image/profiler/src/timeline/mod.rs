@@ -124,6 +124,8 @@ impl Timeline {
                 }
                 if observation.leaving {
                     thread.state.set_stack(observation.stack, observation.wait_function);
+                } else {
+                    thread.state.sampled(at);
                 }
             }
             InputKind::Exec => thread.python.close(at, out),

@@ -12,11 +12,13 @@ pub(super) struct StateTrack {
     /// None: on a CPU or ready for one, it is not known which.
     state: Option<ThreadState>,
     stack: Option<Stack>,
+    /// When a sample first found it on a CPU although it should not be.
+    sampled_ns: Option<u64>,
 }
 
 impl StateTrack {
     pub(super) fn new(pid: u32, tid: u32, since_ns: u64) -> Self {
-        Self { pid, tid, since_ns, state: None, stack: None }
+        Self { pid, tid, since_ns, state: None, stack: None, sampled_ns: None }
     }
 
     /// Takes the state that the thread was found in, unless a record has told of it meanwhile: that is nearer.
@@ -30,6 +32,13 @@ impl StateTrack {
             wait.kernel_function = wait_function;
         }
         self.stack = Some(stack);
+    }
+
+    /// A sample found the thread on a CPU.
+    pub(super) fn sampled(&mut self, at_ns: u64) {
+        if matches!(self.state, Some(ThreadState::Waiting(_) | ThreadState::Runnable { .. })) {
+            self.sampled_ns.get_or_insert(at_ns);
+        }
     }
 
     /// Returns false if the thread was on a CPU already: a switch-out was lost.
@@ -60,7 +69,8 @@ impl StateTrack {
         consistent
     }
 
-    /// Returns false if the thread was not on a CPU: a switch-in was lost. It counts as running from its wake-up on.
+    /// Returns false if the thread was not on a CPU: a switch-in was lost. It counts as running from its wake-up on, or if it had
+    /// none from the first sample that found it running.
     pub(super) fn switch_out(
         &mut self,
         at_ns: u64,
@@ -71,8 +81,11 @@ impl StateTrack {
         let consistent = matches!(self.state, None | Some(ThreadState::Running { .. }));
         if self.state.is_none() {
             self.state = Some(ThreadState::Running { cpu: None });
-        } else if !consistent && let Some(woken_ns) = wake_ns.filter(|woken| (self.since_ns..at_ns).contains(woken)) {
-            self.change(woken_ns, ThreadState::Running { cpu: None }, out);
+        } else if !consistent {
+            let within = |time: &u64| (self.since_ns..at_ns).contains(time);
+            if let Some(start_ns) = wake_ns.filter(within).or(self.sampled_ns.filter(within)) {
+                self.change(start_ns, ThreadState::Running { cpu: None }, out);
+            }
         }
         let next = match wait {
             Some(wait) => ThreadState::Waiting(wait),
@@ -86,12 +99,16 @@ impl StateTrack {
         if self.state.is_none() {
             self.state = Some(ThreadState::Running { cpu: None });
         }
+        if let Some(start_ns) = self.sampled_ns {
+            self.change(start_ns, ThreadState::Running { cpu: None }, out);
+        }
         self.change(at_ns, ThreadState::Running { cpu: None }, out);
     }
 
     /// Ends the present state and begins the next.
     fn change(&mut self, at_ns: u64, next: ThreadState, out: &mut Vec<Event>) {
         let state = self.state.replace(next);
+        self.sampled_ns = None;
         let stack = self.stack.take();
         let start_ns = self.since_ns;
         self.since_ns = self.since_ns.max(at_ns);

@@ -141,6 +141,23 @@ fn a_wake_up_that_overtakes_the_switch_makes_no_wait() {
 }
 
 #[test]
+fn a_sample_tells_of_a_lost_switch_in() {
+    let preempted = vec![(100, switch_in(None)), (110, switch_out(None))];
+    let with = |rest: Vec<(u64, InputKind)>| run([preempted.clone(), rest].concat(), 160);
+    let sampled = || sighting(&["f"], false);
+    let (events, inconsistencies) = with(vec![(120, sampled()), (130, sampled()), (140, switch_out(Some("read")))]);
+    expect(&events, &[(100, 110, "running"), (110, 120, "preempted"), (120, 140, "running"), (140, 160, "read")]);
+    assert_eq!(inconsistencies, 1);
+    // It still runs when the window closes.
+    let (events, _) = with(vec![(120, sampled())]);
+    expect(&events, &[(100, 110, "running"), (110, 120, "preempted"), (120, 160, "running")]);
+    // What a switch tells is nearer than any sample.
+    let (events, inconsistencies) = with(vec![(120, switch_in(None)), (130, sampled())]);
+    expect(&events, &[(100, 110, "running"), (110, 120, "preempted"), (120, 160, "running")]);
+    assert_eq!(inconsistencies, 0);
+}
+
+#[test]
 fn lost_switches_are_counted_and_leave_no_gap() {
     let (events, inconsistencies) = run(
         vec![(100, switch_in(None)), (110, switch_in(None)), (120, switch_out(None)), (130, switch_out(None))],
