@@ -1,8 +1,10 @@
 """What a capture costs: whole processes, compared in one run.
 
 1. Throughput of a CPU-bound Python program with two threads: alone, recorded at 99 Hz, and under `py-spy record -r 100`,
-   one after the other in rounds. Each is compared with the program alone just before and after; the figure is the median of
-   these ratios. By the clock, and by the program's own CPU time, which does not depend on who else has the machine.
+   one after the other in rounds. Each is compared with the program alone just before and after; the figures are the mean of
+   these ratios and its standard error. By the clock, and by the program's own CPU time, which does not depend on who else has
+   the machine. The program is held on one CPU, since it comes and goes between two at the scheduler's whim, which makes a
+   difference of 20 % from second to second where a capture makes one of 1 %.
 2. CPU time and peak memory of the profiler for a short and a long capture of that program, by its own account and by the
    kernel's; trace bytes for each second; time in the kernel for each sample and switch.
 3. The same for a process of 200 threads.
@@ -36,9 +38,10 @@ def interpreter():
 class Program:
     """A running workload that prints lines of JSON."""
 
-    def __init__(self, script, *arguments):
+    def __init__(self, script, *arguments, cpu=None):
         self.process = subprocess.Popen([interpreter(), str(WORKLOADS / script), *map(str, arguments)],
-                                        stdout=subprocess.PIPE, text=True)
+                                        stdout=subprocess.PIPE, text=True,
+                                        preexec_fn=(lambda: os.sched_setaffinity(0, {cpu})) if cpu is not None else None)
         self.pid = json.loads(self.process.stdout.readline())["pid"]
         self.lines = []
         threading.Thread(target=self._read, daemon=True).start()
@@ -161,7 +164,7 @@ def under_py_spy(program, seconds, folder):
 def throughput(rounds, seconds, folder):
     ways = {"recorded at 99 Hz": recorded, "py-spy record -r 100": under_py_spy}
     ratios = {name: [] for name in ways}
-    with Program("steady.py") as program:
+    with Program("steady.py", cpu=0) as program:
         before = alone(program, seconds, folder)
         for _ in range(rounds):
             rates = {name: way(program, seconds, folder) for name, way in ways.items()}
@@ -172,7 +175,10 @@ def throughput(rounds, seconds, folder):
     figures = {}
     for name, pairs in ratios.items():
         clock, cpu = zip(*pairs)
-        figures[name] = {"clock": statistics.quantiles(clock, n=4), "cpu": statistics.quantiles(cpu, n=4)}
+        figures[name] = {
+            kind: (statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5)
+            for kind, values in (("clock", clock), ("cpu", cpu))
+        }
     return figures
 
 
@@ -224,8 +230,8 @@ def show(name, figures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=int, default=4, help="length of each part of a round")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=int, default=3, help="length of each part of a round")
     parser.add_argument("--short", type=int, default=10, help="seconds of the short capture")
     parser.add_argument("--long", type=int, default=120, help="seconds of the long capture")
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
@@ -240,9 +246,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         figures["throughput"] = throughput(options.rounds, options.seconds, folder)
         print("### Throughput of two CPU-bound threads, %d rounds of %d s each, of what it is alone\n" % (options.rounds, options.seconds))
-        print("| way | by the clock: median (quartiles) | by CPU time: median (quartiles) |\n|---|---|---|")
+        print("| way | by the clock | by its CPU time |\n|---|---|---|")
         for name, row in figures["throughput"].items():
-            cells = ["%.3f (%.3f to %.3f)" % (row[kind][1], row[kind][0], row[kind][2]) for kind in ("clock", "cpu")]
+            cells = ["%.3f ± %.3f" % row[kind] for kind in ("clock", "cpu")]
             print("| %s | %s | %s |" % (name, *cells))
         sys.stdout.flush()
         for name, script, seconds in (
