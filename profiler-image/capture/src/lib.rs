@@ -9,8 +9,10 @@
 //! - [`archive`]: `NAME.aiprof.tar.gz`, the manifest and the trace in one file.
 
 pub mod archive;
+pub mod attach;
 pub mod event;
 pub mod frame;
+pub mod inspect;
 pub mod manifest;
 pub mod progress;
 pub mod request;
