@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 
 import pytest
-from conftest import AIPROF, Archive, run
+from conftest import AIPROF, Archive, Workload, interpreters, run, version_of
 
 
 def error(result, code, *words):
@@ -165,3 +165,47 @@ def test_help_version_and_completion():
     for shell in ("bash", "zsh", "fish"):
         out = run("completion", shell)
         assert out.returncode == 0 and len(out.stdout) > 500
+
+
+def test_kernel_without_type_data(newest, workload, tmp_path):
+    """An empty folder lies over /sys/kernel/btf, as on a kernel that was built without it."""
+    program = workload(newest, "steady.py")
+    path = tmp_path / "x.aiprof.tar.gz"
+    script = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh",
+         AIPROF, "record", "--local", "--pid", str(program.pid), "-d", "1s", "-o", str(path)],
+        capture_output=True, text=True, timeout=30)
+    error(result, 1, "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF")
+    assert not path.exists()
+
+
+# `_Py_DebugOffsets` starts with a cookie, the version and whether the build is free-threaded, eight bytes each.
+# The bytes of the cookie alone also occur in code.
+DESCRIPTION_OF_3_13 = b"xdebugpy" + (0x030D00F0).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(("word", "value", "reason"), [
+    (2, 1, "free-threaded"),
+    (1, 0x030F00F0, "3.15"),
+    (1, 0x7F0000F0, "version"),
+], ids=["free-threaded", "newer", "nonsense"])
+def test_python_that_cannot_be_read(tmp_path, word, value, reason):
+    """A 3.13 whose own description is altered in its file stands for builds that cannot be had: it is refused by name, and
+    the CPU dimension goes on."""
+    python = next(path for path in interpreters() if version_of(path) == "3.13")
+    library = next((python.parent.parent / "lib").glob("libpython3.13.so.*"))
+    data = bytearray(library.read_bytes())
+    start = data.index(DESCRIPTION_OF_3_13) + 8 * word
+    data[start:start + 8] = value.to_bytes(8, "little")
+    (tmp_path / library.name).write_bytes(data)
+    path = tmp_path / "x.aiprof.tar.gz"
+    with Workload(python, "steady.py", prefix=("env", "LD_LIBRARY_PATH=%s" % tmp_path)) as program:
+        error(run("record", "--local", "--pid", program.pid, "-d", "2s", "-o", path), 3, "python", reason)
+        archive = Archive(path, None)
+    (process,) = archive.manifest["processes"]
+    assert process["dimensions"]["python"]["status"] == "refused"
+    assert reason in process["dimensions"]["python"]["reason"]
+    assert archive.manifest["dimensions"]["cpu"]["status"] == "complete"
+    samples = archive.trace.samples_of(pid=program.pid)
+    assert len(samples) > 20 and not any(frame.kind == "python" for sample in samples for frame in sample.stack)
