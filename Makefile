@@ -1,7 +1,7 @@
 # make build   one kubectl-aiprof with the profiler inside: target/release/kubectl-aiprof
 # make demo    records a small Python HTTP server under load and prints the report
 # make test    everything that a change must pass (the end-to-end part needs root)
-# make bench   what a capture costs, compared in one run
+# make bench   what a capture costs, compared in one run (make bench-vllm: on a real vLLM)
 # make clean   leaves the downloads of target/e2e
 #
 # Each installs what it lacks and is quick the second time.
@@ -15,7 +15,7 @@ VENV := target/e2e/venv/bin
 TESTS ?= e2e/tests
 PYTEST_FLAGS ?=
 
-.PHONY: build profiler demo test bench lint units doc-tests e2e deny clean setup-build setup-test
+.PHONY: build profiler demo test bench bench-vllm lint units doc-tests e2e deny clean setup-build setup-test
 .DEFAULT_GOAL := build
 MAKEFLAGS += --no-print-directory
 
@@ -70,6 +70,10 @@ e2e: build setup-test
 
 bench: build setup-test
 	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python benches/overhead.py --json target/e2e/overhead.json
+
+# Installs some 7 GB.
+bench-vllm: build setup-test
+	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python benches/vllm.py
 
 clean:
 	cargo clean --profile dev
