@@ -141,7 +141,7 @@ mod tests {
 
     fn kept(spool: &Spool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut buffer = [0; 3];
+        let mut buffer = [0; 7];
         loop {
             match spool.read(spool.start() + bytes.len() as u64, &mut buffer).unwrap() {
                 0 => return bytes,
@@ -180,7 +180,7 @@ mod tests {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             random >> 16
         };
-        for _ in 0..20_000 {
+        for _ in 0..3_000 {
             let bytes: Vec<u8> = (0..next() % 40).map(|_| next() as u8).collect();
             let taken = spool.append(&bytes);
             sent.extend_from_slice(&bytes[..taken]);
@@ -191,14 +191,14 @@ mod tests {
             assert_eq!(spool.end(), sent.len() as u64);
             assert_eq!(kept(&spool), &sent[spool.start() as usize..]);
         }
-        assert!(sent.len() > 100_000);
+        assert!(sent.len() > 20_000);
     }
 
     #[test]
     fn without_a_file_memory_is_all_there_is() {
         let mut spool = spool(Path::new("/nonexistent"), 4, 100);
         assert_eq!(spool.append(b"abcdef"), 4);
-        assert!(spool.take_refusal().is_some_and(|reason| reason.contains("/nonexistent")));
+        assert!(spool.take_refusal().is_some_and(|reason| reason.contains("No such file")));
         assert_eq!(spool.take_refusal(), None);
         spool.release(2);
         assert_eq!(spool.append(b"efg"), 2);
