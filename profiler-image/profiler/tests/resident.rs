@@ -1,6 +1,9 @@
 //! `serve` and `attach` around a capture that is made up: a function stands in for `session::run`, everything else is real, the
 //! bridges are processes of their own. Needs no root.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unnecessary_wraps, reason = "what stands in for a capture has its signature")]
+
 mod resident_support;
 
 use std::{
@@ -102,7 +105,7 @@ impl Serving {
     }
 
     fn long(run: Run) -> Self {
-        Self::start(run, Duration::from_secs(60), 64 << 20)
+        Self::start(run, Duration::from_mins(1), 64 << 20)
     }
 
     #[track_caller]
@@ -236,7 +239,7 @@ fn stop_ends_the_window_and_a_complete_capture_makes_room_once_it_is_held() {
 #[test]
 fn a_full_spool_makes_the_capture_wait_and_loses_nothing() {
     // 15 MB of stream, 4 MiB of memory and 1 MiB of file.
-    let server = Serving::start(made_up, Duration::from_secs(60), 1 << 20);
+    let server = Serving::start(made_up, Duration::from_mins(1), 1 << 20);
     let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(1_500)));
     bridge.wait_for_bytes(1);
     let mut stream = bridge.cut();
@@ -325,7 +328,7 @@ fn a_bridge_waits_for_the_socket_but_not_for_ever() {
     let late = folder.path().join("late");
     let mut early = Bridge::start(&late, &attach("one", 0, frames(2)));
     thread::sleep(Duration::from_millis(500));
-    let options = Options { socket: late, lease: Duration::from_secs(60), spool_bytes: 1 << 20 };
+    let options = Options { socket: late, lease: Duration::from_mins(1), spool_bytes: 1 << 20 };
     let server = Server::bind(&options, made_up).unwrap();
     let server = thread::spawn(move || server.run());
     early.wait_for_bytes(expected(2).len());

@@ -106,8 +106,18 @@ struct Batch {
     lines: Vec<Progress>,
     /// Bytes read from the stream.
     read: usize,
-    /// Nothing follows, and this is the exit status of the bridge; none where it is to see the way broken.
-    last: Option<Option<u8>>,
+    then: Then,
+}
+
+/// What follows a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Another.
+    Next,
+    /// The exit status of the bridge, and no more.
+    Status(u8),
+    /// Nothing: the bridge is to see the way broken.
+    Nothing,
 }
 
 /// Sends lines and bytes until the client is served, gone, or another has come.
@@ -121,10 +131,10 @@ fn send(shared: &Shared, stream: &UnixStream, serial: u64, mut position: u64) ->
             packet::write(stream, Kind::Stream, &buffer[..batch.read])?;
             position += batch.read as u64;
         }
-        match batch.last {
-            Some(Some(status)) => return packet::write(stream, Kind::Status, &[status]),
-            Some(None) => return Ok(()),
-            None => {}
+        match batch.then {
+            Then::Next => {}
+            Then::Status(status) => return packet::write(stream, Kind::Status, &[status]),
+            Then::Nothing => return Ok(()),
         }
     }
     Ok(())
@@ -139,7 +149,7 @@ fn next(shared: &Shared, serial: u64, position: &mut u64, buffer: &mut [u8]) -> 
         let Some(capture) = state.capture.as_mut().filter(|_| is_attached) else { return Ok(None) };
         // What the client says it holds need not be sent.
         *position = (*position).max(capture.spool.start());
-        let mut batch = Batch { lines: Vec::new(), read: capture.spool.read(*position, buffer)?, last: None };
+        let mut batch = Batch { lines: Vec::new(), read: capture.spool.read(*position, buffer)?, then: Then::Next };
         if !capture.lines.is_empty() {
             batch.lines.extend(std::iter::from_fn(|| capture.lines.take()));
         }
@@ -147,13 +157,13 @@ fn next(shared: &Shared, serial: u64, position: &mut u64, buffer: &mut [u8]) -> 
         let is_complete = is_at_end && capture.phase == Phase::Complete;
         let waited = complete_since.is_some_and(|since| since.elapsed() >= FAREWELL);
         if is_at_end && capture.phase == Phase::Failed {
-            batch.last = Some(Some(FAILED));
+            batch.then = Then::Status(FAILED);
         } else if is_complete && (ends || waited) {
-            batch.last = Some(Some(COMPLETE));
+            batch.then = Then::Status(COMPLETE);
         } else if ends {
-            batch.last = Some(None);
+            batch.then = Then::Nothing;
         }
-        if batch.last.is_some() || batch.read > 0 || !batch.lines.is_empty() {
+        if batch.then != Then::Next || batch.read > 0 || !batch.lines.is_empty() {
             return Ok(Some(batch));
         }
         if is_complete {

@@ -14,6 +14,7 @@ use std::{
 
 use aiprof_capture::{
     attach::{Attach, AttachControl},
+    frame::{Encoder, FrameKind, HEADER_LEN},
     progress::{EndReason, Progress},
     request::{PROTOCOL_VERSION, Request},
 };
@@ -37,7 +38,7 @@ const MAX_ID: usize = 64;
 pub(super) enum Phase {
     /// It records or writes.
     Running,
-    /// The stream is at its end.
+    /// The stream has its end frame.
     Complete,
     /// There is none, or no whole one; the lines say why.
     Failed,
@@ -53,6 +54,10 @@ pub(super) struct Capture {
     pub(super) lines: Lines,
     /// How far it is.
     pub(super) phase: Phase,
+    /// Whether its thread still runs; the kernel's part is undone when it has ended.
+    pub(super) is_running: bool,
+    /// The last bytes of the stream, as many as an end frame has.
+    tail: Vec<u8>,
     stop: Sender<EndReason>,
 }
 
@@ -64,6 +69,37 @@ impl Capture {
             Phase::Complete => self.spool.start() == self.spool.end(),
             Phase::Failed => true,
         }
+    }
+
+    /// Keeps as many of `bytes` as there is room for; says how many. The end frame makes it complete at once, so that a client that
+    /// has it and says good-bye is believed.
+    fn append(&mut self, bytes: &[u8]) -> usize {
+        let taken = self.spool.append(bytes);
+        self.tail.extend(&bytes[taken.saturating_sub(HEADER_LEN)..taken]);
+        self.tail.drain(..self.tail.len().saturating_sub(HEADER_LEN));
+        if taken > 0 && self.tail == Encoder::new().frame(FrameKind::End, &[]) {
+            self.phase = Phase::Complete;
+        }
+        if let Some(reason) = self.spool.take_refusal() {
+            let message =
+                format!("what waits for the connection is kept in memory only, since no file takes it: {reason}");
+            self.lines.push(&Progress::Warning { message });
+        }
+        taken
+    }
+
+    fn end(&mut self, result: Result<(), Failure>) {
+        self.is_running = false;
+        let failure = match result {
+            _ if self.phase == Phase::Complete => return,
+            Ok(()) => Failure {
+                message: "the capture ended without the end of its stream".to_owned(),
+                hint: "please report this".to_owned(),
+            },
+            Err(failure) => failure,
+        };
+        self.phase = Phase::Failed;
+        self.lines.push(&Progress::Error { message: failure.message, hint: failure.hint });
     }
 }
 
@@ -184,7 +220,15 @@ impl Shared {
             message: format!("no thread can be started: {error}"),
             hint: "raise the process limit of the container".to_owned(),
         })?;
-        Ok(Capture { id, spool: Spool::new(self.limits.clone()), lines: Lines::default(), phase: Phase::Running, stop })
+        Ok(Capture {
+            id,
+            spool: Spool::new(self.limits.clone()),
+            lines: Lines::default(),
+            phase: Phase::Running,
+            is_running: true,
+            tail: Vec::new(),
+            stop,
+        })
     }
 
     /// Does what a client says; false once it is no longer the one that is attached.
@@ -256,13 +300,7 @@ impl Part {
 
     fn end(&self, result: Result<(), Failure>) {
         let mut state = self.shared.lock();
-        self.with(&mut state, |capture| match result {
-            Ok(()) => capture.phase = Phase::Complete,
-            Err(Failure { message, hint }) => {
-                capture.phase = Phase::Failed;
-                capture.lines.push(&Progress::Error { message, hint });
-            }
-        });
+        self.with(&mut state, |capture| capture.end(result));
         self.shared.ring();
     }
 }
@@ -271,7 +309,7 @@ impl io::Write for Part {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
         loop {
-            let taken = if state.closed { None } else { self.with(&mut state, |capture| take(capture, bytes)) };
+            let taken = if state.closed { None } else { self.with(&mut state, |capture| capture.append(bytes)) };
             match taken {
                 None => return Err(io::ErrorKind::BrokenPipe.into()),
                 // Full: the rings count what is lost until a client has taken some.
@@ -287,15 +325,6 @@ impl io::Write for Part {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn take(capture: &mut Capture, bytes: &[u8]) -> usize {
-    let taken = capture.spool.append(bytes);
-    if let Some(reason) = capture.spool.take_refusal() {
-        let message = format!("what waits for the connection is kept in memory only, since no file takes it: {reason}");
-        capture.lines.push(&Progress::Warning { message });
-    }
-    taken
 }
 
 impl Listener for Part {

@@ -42,8 +42,8 @@ impl Lease {
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let silent = now.saturating_duration_since(self.heard);
         let limit = if self.attached { self.length / 2 } else { self.length };
-        if silent < limit {
-            return Due::Nothing(limit - silent);
+        if let Some(left) = limit.checked_sub(silent).filter(|left| !left.is_zero()) {
+            return Due::Nothing(left);
         }
         if std::mem::take(&mut self.attached) { Due::Cut } else { Due::Over }
     }

@@ -17,7 +17,7 @@ use aiprof_capture::{progress::EndReason, request::Request};
 
 use super::{
     client,
-    held::{Phase, Shared},
+    held::Shared,
     lease::{Due, Lease},
     spool::Limits,
 };
@@ -129,8 +129,7 @@ impl Server {
             state = shared.wait_for(state, told.saturating_duration_since(Instant::now()));
         }
         state.cut();
-        while state.capture.as_ref().is_some_and(|capture| capture.phase == Phase::Running) && Instant::now() < detached
-        {
+        while state.capture.as_ref().is_some_and(|capture| capture.is_running) && Instant::now() < detached {
             state = shared.wait_for(state, detached.saturating_duration_since(Instant::now()));
         }
         Ok(ended)

@@ -117,6 +117,11 @@ impl Bridge {
         self.stream.lock().unwrap().len()
     }
 
+    /// The stream so far.
+    pub(crate) fn so_far(&self) -> Vec<u8> {
+        self.stream.lock().unwrap().clone()
+    }
+
     pub(crate) fn lines(&self) -> Vec<Progress> {
         self.lines.lock().unwrap().clone()
     }
