@@ -7,9 +7,12 @@
 //! - [`python`], [`native`]: from addresses to names; know nothing of the capture.
 //! - [`timeline`]: from records to slices.
 //! - [`memory`], [`maps`], [`process`], [`privilege`]: what the system tells.
-//! - [`output`]: what leaves.
+//! - [`output`]: what leaves; [`resident`]: a capture that outlives its connections.
+//! - [`inspect`], [`headroom`], [`verify`]: what there is before a capture.
 
 pub mod dimensions;
+pub mod headroom;
+pub mod inspect;
 pub mod kernel;
 pub mod maps;
 pub mod memory;
@@ -18,5 +21,7 @@ pub mod output;
 pub mod privilege;
 pub mod process;
 pub mod python;
+pub mod resident;
 pub mod session;
 pub mod timeline;
+pub mod verify;

@@ -1,11 +1,14 @@
-//! `aiprof-profiler --stdio`: speaks the protocol of `aiprof_capture` on its standard streams.
+//! `aiprof-profiler`: a capture on the standard streams (`--stdio`), or one behind a socket (`serve`, `attach`); and what there is
+//! to know before one (`inspect`, `verify`).
 
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read},
+    path::PathBuf,
     process::ExitCode,
     sync::mpsc::{self, Sender},
     thread,
+    time::Duration,
 };
 
 use aiprof_capture::{
@@ -13,8 +16,14 @@ use aiprof_capture::{
     request::{Control, Request},
 };
 use aiprof_profiler::{
-    output::{Output, progress},
+    inspect,
+    output::{Output, StandardError, progress},
+    resident::{
+        attach,
+        serve::{DEFAULT_SPOOL_BYTES, Ended, Options, Server},
+    },
     session::{self, Failure},
+    verify,
 };
 use nix::sys::{
     prctl,
@@ -28,21 +37,54 @@ const MAX_REQUEST: u64 = 1 << 20;
 /// Files that this process may hold open, where its limit can be raised so far.
 const MAX_FILES: u64 = 1 << 16;
 
+const USAGE: &str = "aiprof-profiler is started by `kubectl aiprof`; use that, or one of
+  aiprof-profiler --stdio
+  aiprof-profiler serve --socket PATH --lease SECONDS [--spool-bytes BYTES]
+  aiprof-profiler attach --socket PATH
+  aiprof-profiler inspect
+  aiprof-profiler verify --sha256 HEX
+  aiprof-profiler --version";
+
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("--stdio") => {}
-        Some("--version") => {
-            println!("aiprof-profiler {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--stdio"] => stdio(),
+        ["serve", options @ ..] => serve_options(options).map_or_else(usage, |options| serve(&options)),
+        ["attach", "--socket", socket] => {
+            name_self();
+            ExitCode::from(attach::bridge(socket.as_ref()))
         }
-        _ => {
-            eprintln!(
-                "aiprof-profiler is started by `kubectl aiprof record`; use that, or --stdio to speak its protocol"
-            );
-            return ExitCode::from(2);
-        }
+        ["inspect"] => print_inspection(),
+        ["verify", "--sha256", hex] => match verify::own(hex) {
+            Ok(()) => say("ok"),
+            Err(sentence) => fail(&sentence),
+        },
+        ["--version"] => say(&format!("aiprof-profiler {}", env!("CARGO_PKG_VERSION"))),
+        _ => usage(),
     }
-    match run() {
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+fn say(line: &str) -> ExitCode {
+    // A reader that has gone is no reason to panic.
+    match io::Write::write_all(&mut io::stdout(), format!("{line}\n").as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    eprintln!("{sentence}");
+    ExitCode::FAILURE
+}
+
+fn stdio() -> ExitCode {
+    match capture_on_stdio() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, hint }) => {
             progress(&Progress::Error { message, hint });
@@ -51,14 +93,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failure> {
-    // Started from a file without a name, its own would be a number.
-    let _ = prctl::set_name(c"aiprof-profiler");
+fn capture_on_stdio() -> Result<(), Failure> {
+    name_self();
     be_first_to_go();
     allow_many_files();
     let (stop, control) = mpsc::channel();
     // Before any other thread starts, so that all inherit the mask.
-    stop_on_signals(stop.clone());
+    let signalled = stop.clone();
+    on_signals(move || {
+        // Nobody listens any more once the window is closed.
+        let _ = signalled.send(EndReason::Stopped);
+    });
     let mut input = BufReader::new(io::stdin());
     let mut line = String::new();
     let unreadable = |what: String| Failure {
@@ -68,7 +113,56 @@ fn run() -> Result<(), Failure> {
     (&mut input).take(MAX_REQUEST).read_line(&mut line).map_err(|error| unreadable(error.to_string()))?;
     let request: Request = serde_json::from_str(&line).map_err(|error| unreadable(error.to_string()))?;
     thread::spawn(move || follow_control(input, &stop));
-    session::run(&request, &control, Output::new(io::stdout()))
+    session::run(&request, &control, Output::new(io::stdout(), StandardError))
+}
+
+/// The words after `serve`; none if they are not as [`USAGE`] says.
+fn serve_options(words: &[&str]) -> Option<Options> {
+    let (mut socket, mut lease, mut spool_bytes) = (None, None, DEFAULT_SPOOL_BYTES);
+    for option in words.chunks(2) {
+        match option {
+            ["--socket", path] => socket = Some(PathBuf::from(path)),
+            ["--lease", seconds] => lease = seconds.parse().ok().filter(|seconds| *seconds > 0),
+            ["--spool-bytes", bytes] => spool_bytes = bytes.parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some(Options { socket: socket?, lease: Duration::from_secs(lease?), spool_bytes })
+}
+
+fn serve(options: &Options) -> ExitCode {
+    name_self();
+    be_first_to_go();
+    allow_many_files();
+    let server = match Server::bind(options, session::run) {
+        Ok(server) => server,
+        Err(error) => return fail(&format!("no socket can be had at {}: {error}", options.socket.display())),
+    };
+    // Before any other thread starts, so that all inherit the mask.
+    let stopper = server.stopper();
+    on_signals(move || stopper.stop());
+    match server.run() {
+        Ok(Ended::Lease) => {
+            eprintln!("nobody was attached for {} s", options.lease.as_secs());
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Left | Ended::Asked) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("no thread can be started: {error}")),
+    }
+}
+
+fn print_inspection() -> ExitCode {
+    name_self();
+    allow_many_files();
+    match serde_json::to_string(&inspect::inspect()) {
+        Ok(json) => say(&json),
+        Err(error) => fail(&format!("what was found cannot be written: {error}")),
+    }
+}
+
+/// Started from a file without a name, its own would be a number.
+fn name_self() {
+    let _ = prctl::set_name(c"aiprof-profiler");
 }
 
 /// The memory is the target's: if it runs out, this process should go and not the target.
@@ -87,7 +181,8 @@ fn allow_many_files() {
     }
 }
 
-fn stop_on_signals(stop: Sender<EndReason>) {
+/// From now on the signals that end a process do this instead.
+fn on_signals(act: impl Fn() + Send + 'static) {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);
@@ -97,8 +192,7 @@ fn stop_on_signals(stop: Sender<EndReason>) {
     }
     thread::spawn(move || {
         while signals.wait().is_ok() {
-            // Nobody listens any more once the window is closed.
-            let _ = stop.send(EndReason::Stopped);
+            act();
         }
     });
 }

@@ -1,4 +1,4 @@
-//! What leaves the profiler: frames on standard output, progress lines on standard error.
+//! What leaves a capture: frames and progress lines, on the standard streams or wherever else somebody listens.
 //!
 //! A thread of its own writes the frames, so that a slow reader does not keep the rings from being drained. What waits to be
 //! written is bounded; beyond that the capture waits too, and what the rings lose meanwhile is counted.
@@ -21,9 +21,26 @@ use aiprof_capture::{
 /// Blocks of some 100 KiB that may wait to be written.
 const MAX_WAITING: usize = 32;
 
+/// Hears how a capture goes on.
+pub trait Listener: std::fmt::Debug + Send {
+    /// Takes a line; never waits for long.
+    fn hear(&self, line: &Progress);
+}
+
+/// Writes progress lines to standard error.
+#[derive(Clone, Copy, Debug)]
+pub struct StandardError;
+
+impl Listener for StandardError {
+    fn hear(&self, line: &Progress) {
+        progress(line);
+    }
+}
+
 /// Writes frames and progress.
 #[derive(Debug)]
 pub struct Output {
+    listener: Box<dyn Listener>,
     encoder: Encoder,
     frames: SyncSender<Vec<u8>>,
     writer: JoinHandle<()>,
@@ -32,8 +49,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Starts writing frames to `sink`.
-    pub fn new(mut sink: impl Write + Send + 'static) -> Self {
+    /// Starts writing frames to `sink`; `listener` hears the progress.
+    pub fn new(mut sink: impl Write + Send + 'static, listener: impl Listener + 'static) -> Self {
         let (frames, waiting) = sync_channel::<Vec<u8>>(MAX_WAITING);
         let broken = Arc::new(AtomicBool::new(false));
         let failed = Arc::clone(&broken);
@@ -46,7 +63,7 @@ impl Output {
                 }
             }
         });
-        Self { encoder: Encoder::new(), frames, writer, broken, trace_bytes: 0 }
+        Self { listener: Box::new(listener), encoder: Encoder::new(), frames, writer, broken, trace_bytes: 0 }
     }
 
     /// Sends a frame.
@@ -57,6 +74,11 @@ impl Output {
         if self.frames.send(self.encoder.frame(kind, payload)).is_err() {
             self.broken.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Tells how the capture goes on.
+    pub fn progress(&self, line: &Progress) {
+        self.listener.hear(line);
     }
 
     /// Whether the reader has gone.
@@ -95,7 +117,7 @@ mod tests {
     #[test]
     fn frames_arrive_in_order() {
         let (reader, writer) = io::pipe().unwrap();
-        let mut output = Output::new(writer);
+        let mut output = Output::new(writer, StandardError);
         output.frame(FrameKind::Trace, b"one");
         output.frame(FrameKind::Trace, b"two");
         output.frame(FrameKind::End, b"");
@@ -117,7 +139,7 @@ mod tests {
     fn a_reader_that_has_gone_is_noticed_and_nothing_waits() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let mut output = Output::new(writer);
+        let mut output = Output::new(writer, StandardError);
         for _ in 0..MAX_WAITING * 4 {
             output.frame(FrameKind::Trace, &[0; 4096]);
         }

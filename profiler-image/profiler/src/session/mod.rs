@@ -28,11 +28,12 @@ use thiserror::Error;
 
 use self::{processes::Processes, threads::Threads};
 use crate::{
+    headroom,
     kernel::{
         programs::{self, Programs, ProgramsError},
         rings,
     },
-    output::{Output, progress},
+    output::Output,
     privilege,
     timeline::{Input, Timeline},
 };
@@ -49,6 +50,9 @@ const SWITCH_STACKS_PER_CPU: RangeInclusive<u32> = 250..=1_000;
 const SWITCH_STACKS_OF_ALL: u32 = 8_000;
 /// Bytes of user stack copied at a switch.
 const SWITCH_STACK_BYTES: u32 = 8 * 1024;
+
+/// Memory that a capture must find free.
+const MIN_HEADROOM_BYTES: u64 = 64 << 20;
 
 /// Why there is no capture.
 #[derive(Debug, Error)]
@@ -74,10 +78,10 @@ impl From<ProgramsError> for Failure {
 
 /// Captures what `request` asks for until its time is over, `control` says so, or the target has ended.
 pub fn run(request: &Request, control: &Receiver<EndReason>, mut output: Output) -> Result<(), Failure> {
-    let mut session = Session::prepare(request)?;
-    session.open(request)?;
+    let mut session = Session::prepare(request, &output)?;
+    session.open(request, &output)?;
     let reason = session.record(request, control, &mut output);
-    progress(&Progress::Finishing { reason });
+    output.progress(&Progress::Finishing { reason });
     let manifest = session.close(request, reason, &mut output)?;
     let json = serde_json::to_vec(&manifest)
         .map_err(|error| Failure::new(format!("the manifest cannot be written: {error}"), "please report this"))?;
@@ -85,6 +89,21 @@ pub fn run(request: &Request, control: &Receiver<EndReason>, mut output: Output)
     output.frame(FrameKind::End, &[]);
     output.finish();
     Ok(())
+}
+
+/// The memory is the target's: rather no capture than a target that is killed for it.
+fn enough_memory() -> Result<(), Failure> {
+    match headroom::bytes() {
+        Some(left) if left < MIN_HEADROOM_BYTES => Err(Failure::new(
+            format!(
+                "the memory limit leaves {} MiB here, and a capture needs {} MiB of the pod's own",
+                left >> 20,
+                MIN_HEADROOM_BYTES >> 20
+            ),
+            "raise the memory limit of the pod, or record when it uses less",
+        )),
+        _ => Ok(()),
+    }
 }
 
 struct Session {
@@ -117,7 +136,7 @@ struct Records {
 
 impl Session {
     /// Finds the processes and loads the programs; the target is not touched yet.
-    fn prepare(request: &Request) -> Result<Self, Failure> {
+    fn prepare(request: &Request, output: &Output) -> Result<Self, Failure> {
         if request.protocol != PROTOCOL_VERSION {
             return Err(Failure::new(
                 format!("the plugin speaks protocol {}, this profiler {PROTOCOL_VERSION}", request.protocol),
@@ -137,6 +156,7 @@ impl Session {
                 "run as root (sudo), or give CAP_SYS_ADMIN and CAP_SYS_PTRACE",
             ));
         }
+        enough_memory()?;
         let chosen = targets::choose(request)?;
         let settings = Settings {
             offsets: programs::kernel_offsets()?,
@@ -151,7 +171,7 @@ impl Session {
         let mut processes = Processes::new(request);
         for pid in chosen {
             programs.add_target(pid)?;
-            processes.choose(pid, &mut programs);
+            processes.choose(pid, &mut programs, output);
         }
         Ok(Self {
             programs,
@@ -171,7 +191,7 @@ impl Session {
     }
 
     /// Opens the window.
-    fn open(&mut self, request: &Request) -> Result<(), Failure> {
+    fn open(&mut self, request: &Request, output: &Output) -> Result<(), Failure> {
         self.programs.attach(request.frequency_hz)?;
         self.opened = clock::snapshot();
         self.opened_at = Instant::now();
@@ -187,7 +207,7 @@ impl Session {
                 join::found(thread, self.opened.boottime_ns, found_ns, &mut self.processes, &mut self.pending);
             self.records.start_stacks += u64::from(has_stack);
         }
-        progress(&Progress::Started {
+        output.progress(&Progress::Started {
             duration_ms: request.duration_ms,
             processes: self.processes.len() as u32,
             threads: snapshot.len() as u32,
@@ -226,9 +246,9 @@ impl Session {
 
     fn tick(&mut self, output: &Output) {
         let since_ms = self.opened_at.elapsed().as_millis() as u64;
-        self.processes.look_after(since_ms, &mut self.programs, &mut self.events);
+        self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
         let counters = self.programs.counters().unwrap_or_default();
-        progress(&Progress::Tick {
+        output.progress(&Progress::Tick {
             elapsed_ms: since_ms,
             trace_bytes: output.trace_bytes(),
             samples: counters.samples,
@@ -292,7 +312,7 @@ impl Session {
         // Whatever is counted is in the rings.
         let counters: Counters = self.programs.counters()?;
         self.drain(u64::MAX, output);
-        self.processes.look_after(since_ms, &mut self.programs, &mut self.events);
+        self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
         self.timeline.close(closed.boottime_ns, &mut self.events);
         self.events.push(Event::Clock(closed));
         self.write(output);

@@ -12,7 +12,7 @@ use aiprof_ebpf_types::{ThreadEvent, ThreadEventKind};
 use crate::{
     dimensions::{Admission, Cpu, Dimension, Entry, Python},
     kernel::programs::Programs,
-    output::progress,
+    output::Output,
     process,
 };
 
@@ -64,9 +64,9 @@ impl Processes {
     }
 
     /// Takes in a process that was chosen.
-    pub(super) fn choose(&mut self, pid: u32, programs: &mut Programs) {
+    pub(super) fn choose(&mut self, pid: u32, programs: &mut Programs, output: &Output) {
         self.enter(pid, Entry::Chosen, programs);
-        self.tell(pid);
+        self.tell(pid, output);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -135,17 +135,23 @@ impl Processes {
         known.admissions.insert(Kind::Python, admission);
     }
 
-    fn tell(&self, pid: u32) {
+    fn tell(&self, pid: u32, output: &Output) {
         let Some(known) = self.all.get(&pid) else { return };
-        progress(&Progress::Process { pid, name: known.name.clone(), python: known.python.clone() });
+        output.progress(&Progress::Process { pid, name: known.name.clone(), python: known.python.clone() });
         if let Some(Admission::Refused(reason)) = known.admissions.get(&Kind::Python) {
             let message = format!("process {pid} ({}) is profiled without Python: {reason}", known.name);
-            progress(&Progress::Warning { message });
+            output.progress(&Progress::Warning { message });
         }
     }
 
     /// Looks for ends, for new titles, and again for interpreters that were still starting.
-    pub(super) fn look_after(&mut self, since_ms: u64, programs: &mut Programs, events: &mut Vec<Event>) {
+    pub(super) fn look_after(
+        &mut self,
+        since_ms: u64,
+        programs: &mut Programs,
+        events: &mut Vec<Event>,
+        output: &Output,
+    ) {
         let pids: Vec<u32> =
             self.all.iter().filter(|(_, known)| known.exited_after_ms.is_none()).map(|(pid, _)| *pid).collect();
         for pid in pids {
@@ -171,7 +177,7 @@ impl Processes {
             if waiting {
                 self.ask_python(pid, Entry::Chosen, programs);
                 if self.all.get(&pid).is_some_and(|known| !known.may_become_python()) {
-                    self.tell(pid);
+                    self.tell(pid, output);
                 }
             }
         }
