@@ -9,6 +9,7 @@
 
 pub mod advice;
 pub mod cli;
+pub mod cluster;
 pub mod open;
 pub mod record;
 pub mod report;
