@@ -189,6 +189,7 @@ pub(crate) mod tests {
             container: None,
             image: ImageSource::Auto,
             privileged: false,
+            profiler: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What went wrong with the cluster, each as one sentence with the API's own reason and what to do.
 
-use std::{fmt::Write as _, io};
+use std::{fmt::Write as _, io, path::PathBuf};
 
 use kube::core::Status;
 use thiserror::Error;
@@ -122,6 +122,14 @@ pub enum ClusterError {
     /// This build carries none.
     #[error("this build carries no profiler for the pod; build it with `make build`, or give --image REF")]
     NoneEmbedded,
+    /// The one that was named cannot be read.
+    #[error("cannot read the profiler {path}: {source}")]
+    ReadProgram {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The embedded one cannot be unpacked.
     #[error("cannot unpack the profiler: {0}")]
     Unpack(#[source] io::Error),

@@ -41,6 +41,8 @@ pub struct ClusterProps {
     pub image: ImageSource,
     /// Whether to ask for a privileged container instead of single capabilities.
     pub privileged: bool,
+    /// The profiler to bring; none: the embedded one.
+    pub profiler: Option<PathBuf>,
 }
 
 /// The image of the profiler's container.

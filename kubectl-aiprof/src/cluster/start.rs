@@ -66,7 +66,7 @@ pub async fn prepare_in(
     say: &mut dyn FnMut(&str),
 ) -> Result<Profiler, ClusterError> {
     let program = match props.image {
-        ImageSource::Auto => Some(Program::embedded()?),
+        ImageSource::Auto => Some(Program::load(props.profiler.as_deref())?),
         ImageSource::Image(_) => None,
     };
     let place = |name: &str| Place { cluster: cluster.clone(), pod: target.pod.clone(), container: name.to_owned() };

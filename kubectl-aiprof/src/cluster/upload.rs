@@ -1,6 +1,6 @@
 //! Brings the profiler that this binary carries into a container whose image has a shell: streamed in, checked, then moved into place.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
@@ -31,12 +31,17 @@ pub struct Program {
 }
 
 impl Program {
-    /// The embedded one.
+    /// The one at `path`, or the embedded one.
     ///
     /// # Errors
-    /// There is none in this build.
-    pub fn embedded() -> Result<Self, ClusterError> {
-        let bytes = embedded::x86_64().map_err(ClusterError::Unpack)?.ok_or(ClusterError::NoneEmbedded)?;
+    /// It cannot be read, or there is none in this build.
+    pub fn load(path: Option<&Path>) -> Result<Self, ClusterError> {
+        let bytes = match path {
+            Some(path) => {
+                fs::read(path).map_err(|source| ClusterError::ReadProgram { path: path.to_owned(), source })?
+            }
+            None => embedded::x86_64().map_err(ClusterError::Unpack)?.ok_or(ClusterError::NoneEmbedded)?,
+        };
         Ok(Self::new(bytes))
     }
 
@@ -118,7 +123,7 @@ mod tests {
         // Its input is still open.
         assert!(child.wait().unwrap().success());
         drop(stdin);
-        assert_eq!(std::fs::read(folder.path().join("in/profiler.new")).unwrap(), b"12345");
+        assert_eq!(fs::read(folder.path().join("in/profiler.new")).unwrap(), b"12345");
     }
 
     #[test]

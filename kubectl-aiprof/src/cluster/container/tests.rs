@@ -12,6 +12,7 @@ fn props(image: ImageSource, privileged: bool) -> ClusterProps {
         container: None,
         image,
         privileged,
+        profiler: None,
     }
 }
 
