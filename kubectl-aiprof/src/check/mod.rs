@@ -97,7 +97,7 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
         return Ok(report);
     }
     let (pod, target) = pick::pick(&cluster, props).await?;
-    eprintln!("{}", chosen(&target, props));
+    eprintln!("{}", chosen(&target));
     report.pod.clone_from(&target.pod);
     report.container.clone_from(&target.container);
     report.node.clone_from(&target.node);

@@ -1,5 +1,7 @@
 //! Judges what the API and a profiler say: works, degraded or refused, why, and what to do. Pure.
 
+use std::fmt::Write as _;
+
 use aiprof_capture::{
     inspect::{Inspection, SeenProcess},
     request::Dimension,
@@ -197,7 +199,7 @@ fn not_yet(processes: &[SeenProcess]) -> Vec<Row> {
 fn few(words: &[String]) -> String {
     let mut text = words.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     if words.len() > 3 {
-        text.push_str(&format!(" and {} more", words.len() - 3));
+        let _ = write!(text, " and {} more", words.len() - 3);
     }
     text
 }

@@ -18,7 +18,7 @@ pub const IN_IMAGE: &str = "/aiprof-profiler";
 pub const SOCKET: &str = "/tmp/.aiprof/socket";
 /// A profiler ends by itself when nobody was attached for so long, in seconds.
 pub const LEASE_S: &str = "60";
-/// What a capture needs; DAC_OVERRIDE and DAC_READ_SEARCH since the target's files belong to its own user.
+/// What a capture needs; `DAC_OVERRIDE` and `DAC_READ_SEARCH` since the target's files belong to its own user.
 const CAPABILITIES: [&str; 5] = ["SYS_ADMIN", "SYS_PTRACE", "SYSLOG", "DAC_READ_SEARCH", "DAC_OVERRIDE"];
 /// Waits a minute at most for the upload, then becomes the profiler. A `sleep` that knows no fractions waits whole seconds.
 const WAIT_FOR_UPLOAD: &str = "umask 077; mkdir -p /tmp/.aiprof || exit 120; n=0; \

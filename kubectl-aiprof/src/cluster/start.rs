@@ -1,6 +1,9 @@
 //! A profiler in the pod, ready to be exec'ed: one that lives there already, or a new container.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod};
 use kube::api::{LogParams, Patch, PatchParams};
@@ -19,7 +22,7 @@ use super::{
 /// Who changes the pod, as its managed fields have it.
 const FIELD_MANAGER: &str = "kubectl-aiprof";
 /// A container whose image is on the node starts within so long.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// One whose image may have to be pulled.
 const PULL: Duration = Duration::from_mins(3);
 /// Between two looks at it.
@@ -50,7 +53,7 @@ pub async fn prepare(
     say: &mut dyn FnMut(&str),
 ) -> Result<Profiler, ClusterError> {
     let (pod, target) = pick::pick(cluster, props).await?;
-    say(&chosen(&target, props));
+    say(&chosen(&target));
     prepare_in(cluster, props, &pod, target, say).await
 }
 
@@ -96,13 +99,10 @@ pub async fn prepare_in(
 
 /// Which pod and container it is, for the user.
 #[must_use]
-pub fn chosen(target: &PodTarget, props: &ClusterProps) -> String {
+pub fn chosen(target: &PodTarget) -> String {
     let mut text = format!("pod {} in namespace {}, container {}", target.pod, target.namespace, target.container);
-    if matches!(props.target, super::TargetName::Pod(_)) && target.passed_over.is_empty() {
-        return text;
-    }
     if !target.passed_over.is_empty() {
-        text.push_str(&format!(" (choose another of {} with -c)", target.passed_over.join(", ")));
+        let _ = write!(text, " (choose another of {} with -c)", target.passed_over.join(", "));
     }
     text
 }
@@ -200,7 +200,7 @@ mod tests {
             assert_eq!(asked.method, "PATCH");
             assert_eq!(asked.path, "/api/v1/namespaces/prod/pods/vllm-0/ephemeralcontainers");
             assert!(asked.query.contains("fieldManager=kubectl-aiprof"), "{asked:?}");
-            assert_eq!(asked.query.contains("dryRun=All"), true, "{asked:?}");
+            assert!(asked.query.contains("dryRun=All"), "{asked:?}");
             let body: Value = serde_json::from_slice(&asked.body).unwrap();
             assert_eq!(body["spec"]["ephemeralContainers"][0]["name"], "aiprof-abcde");
             (200, pod(&json!({})))
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_user_is_told_which_container_was_chosen() {
         let target = PodTarget { passed_over: vec!["proxy".to_owned()], ..target() };
-        let text = chosen(&target, &props());
+        let text = chosen(&target);
         assert_eq!(text, "pod vllm-0 in namespace prod, container server (choose another of proxy with -c)");
     }
 }

@@ -9,7 +9,7 @@ use super::{
     error::ClusterError,
     exec::{self, Output, Place},
 };
-use crate::transport::embedded;
+use crate::transport::{cluster::hex, embedded};
 
 /// The upload of some megabytes over a slow line lasts at most so long.
 const UPLOAD: Duration = Duration::from_mins(3);
@@ -46,7 +46,7 @@ impl Program {
     }
 
     fn new(bytes: Vec<u8>) -> Self {
-        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&Sha256::digest(&bytes));
         Self { bytes, sha256 }
     }
 

@@ -43,8 +43,8 @@ use crate::{
     open,
     transport::{
         self, Connection,
-        cluster::PodWay,
         local::{self, LocalError},
+        way::PodWay,
     },
 };
 

@@ -1,7 +1,7 @@
 //! What a profiler sent, put together: takes the bytes of its two outputs and gives trace bytes, progress, and at the end what became
 //! of the capture. Does no I/O.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, fmt::Write as _, mem};
 
 use aiprof_capture::{
     frame::{Decoder, FrameError, FrameKind},
@@ -156,7 +156,7 @@ impl Session {
                 if matches!(ended, Ended::Lost(_)) {
                     let seconds = self.elapsed_ms as f64 / 1000.0;
                     let bytes = HumanBytes(self.trace_bytes);
-                    why.push_str(&format!("; what had arrived is kept ({seconds:.1} s, {bytes} of trace)"));
+                    let _ = write!(why, "; what had arrived is kept ({seconds:.1} s, {bytes} of trace)");
                 }
                 return Outcome::Torn(Torn { why, manifest, processes: self.processes, elapsed_ms: self.elapsed_ms });
             }

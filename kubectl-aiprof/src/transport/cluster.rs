@@ -2,7 +2,7 @@
 //! another where one breaks; [`Resume`] says what comes next, this file does it.
 
 use std::{
-    fmt,
+    fmt::Write as _,
     future::{Future, pending},
     io,
     pin::Pin,
@@ -10,13 +10,8 @@ use std::{
 };
 
 use aiprof_capture::request::{Control, Request};
-use futures::{FutureExt as _, future::BoxFuture};
-use kube::api::AttachedProcess;
 use tokio::{
-    io::{
-        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, DuplexStream,
-        Lines, duplex,
-    },
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines, duplex},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -24,14 +19,9 @@ use tokio::{
 use super::{
     Connection, Ended, Life,
     resume::{Break, Look, Resume, Step},
+    way::{Session, Way, session_break},
 };
-use crate::cluster::{
-    ClusterError, PodTarget, Profiler,
-    alive::why_gone,
-    container::{SOCKET, says_no_program},
-    exec::{self, PIPE_BYTES, Place, SessionEnd},
-    pick,
-};
+use crate::cluster::exec::{PIPE_BYTES, SessionEnd};
 
 /// A session that does not open within so long is given up.
 const OPEN: Duration = Duration::from_secs(15);
@@ -42,93 +32,6 @@ const REST: Duration = Duration::from_millis(200);
 /// Letters of a capture's id.
 const ID_BYTES: usize = 8;
 
-/// An open session.
-pub struct Session {
-    /// To the profiler.
-    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    /// The capture.
-    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
-    /// The progress.
-    pub stderr: Box<dyn AsyncRead + Send + Unpin>,
-    /// How it ended, once.
-    pub end: BoxFuture<'static, SessionEnd>,
-    /// Ends the session when it is dropped.
-    pub process: Option<AttachedProcess>,
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Session").finish_non_exhaustive()
-    }
-}
-
-/// How sessions come about.
-pub trait Way: Send + Sync + 'static {
-    /// Opens one.
-    fn open(&self) -> impl Future<Output = Result<Session, Break>> + Send;
-    /// Looks whether the other end still lives.
-    fn look(&self) -> impl Future<Output = Look> + Send;
-}
-
-/// To a profiler in a pod.
-#[derive(Debug)]
-pub struct PodWay {
-    place: Place,
-    command: Vec<String>,
-    target: PodTarget,
-}
-
-impl PodWay {
-    /// To this one.
-    #[must_use]
-    pub fn new(profiler: Profiler) -> Self {
-        let command = [profiler.program, "attach", "--socket", SOCKET].map(str::to_owned).to_vec();
-        Self { place: profiler.place, command, target: profiler.target }
-    }
-}
-
-impl Way for PodWay {
-    async fn open(&self) -> Result<Session, Break> {
-        let mut process = exec::begin(&self.place, &self.command).await.map_err(judge)?;
-        let missing = || Break::Broken("a stream is missing".to_owned());
-        let stdin = process.stdin().ok_or_else(missing)?;
-        let stdout = process.stdout().ok_or_else(missing)?;
-        let stderr = process.stderr().ok_or_else(missing)?;
-        let end = process.take_status().ok_or_else(missing)?;
-        Ok(Session {
-            stdin: Box::new(stdin),
-            stdout: Box::new(stdout),
-            stderr: Box::new(stderr),
-            end: end.map(exec::session_end).boxed(),
-            process: Some(process),
-        })
-    }
-
-    async fn look(&self) -> Look {
-        match pick::get_pod(&self.place.cluster, &self.place.pod).await {
-            Ok(pod) => match why_gone(&pod, &self.target, &self.place.container) {
-                Some(why) => Look::Gone(why),
-                None => Look::Alive,
-            },
-            Err(ClusterError::NotFound { .. }) => {
-                Look::Gone(format!("pod {} was deleted while it was recorded", self.place.pod))
-            }
-            Err(error) => Look::Unknown(error.to_string()),
-        }
-    }
-}
-
-/// Whether an error is for good.
-fn judge(error: ClusterError) -> Break {
-    match error {
-        ClusterError::Rbac { .. }
-        | ClusterError::PodSecurity { .. }
-        | ClusterError::Unauthorized { .. }
-        | ClusterError::Login { .. } => Break::Refused(error.to_string()),
-        other => Break::Broken(other.to_string()),
-    }
-}
-
 /// A capture over sessions of this way. Needs a tokio runtime, in which it runs until the connection is dropped.
 ///
 /// # Errors
@@ -136,7 +39,7 @@ fn judge(error: ClusterError) -> Break {
 pub fn connect(way: impl Way) -> io::Result<Connection> {
     let mut id = [0; ID_BYTES];
     getrandom::fill(&mut id).map_err(io::Error::other)?;
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(&id);
     let (requests, request_lines) = duplex(PIPE_BYTES);
     let (capture_in, capture) = duplex(PIPE_BYTES);
     let (progress_in, progress) = duplex(PIPE_BYTES);
@@ -162,6 +65,16 @@ pub fn connect(way: impl Way) -> io::Result<Connection> {
         capture: Box::new(capture),
         progress: Box::new(progress),
         life: Box::new(ClusterLife { kill, ended }),
+    })
+}
+
+/// Bytes as digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
     })
 }
 
@@ -366,17 +279,6 @@ impl<W: Way> Driver<W> {
         if std::mem::take(&mut self.line_open) {
             let _ = self.progress.write_all(b"\n").await;
         }
-    }
-}
-
-fn session_break(how: Option<SessionEnd>) -> Break {
-    match how {
-        Some(SessionEnd::Exited(code)) => Break::Exited(code),
-        Some(SessionEnd::NotRun(why)) if says_no_program(&why) => {
-            Break::Refused(format!("the image holds no profiler ({why}); give another --image"))
-        }
-        Some(SessionEnd::NotRun(why)) => Break::Broken(why),
-        Some(SessionEnd::Broken) | None => Break::Broken("the connection broke".to_owned()),
     }
 }
 

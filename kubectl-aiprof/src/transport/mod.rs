@@ -1,5 +1,5 @@
 //! Bytes to and from a profiler, wherever it runs. [`local`] is a child process; [`cluster`] is a profiler in a pod, behind exec
-//! sessions that may break, whose order [`resume`] keeps. Both give a [`Connection`], so nothing above this module knows which it is.
+//! sessions that come about by a [`way`] and may break; [`resume`] keeps their order. Both give a [`Connection`], so nothing above this module knows which it is.
 
 use std::{fmt, future::Future, pin::Pin};
 
@@ -10,6 +10,7 @@ pub mod embedded;
 #[cfg(target_os = "linux")]
 pub mod local;
 pub mod resume;
+pub mod way;
 
 /// A profiler that runs and can be talked to.
 pub struct Connection {

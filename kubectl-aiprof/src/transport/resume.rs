@@ -16,7 +16,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Nothing arrived for so long: given up.
-const GIVE_UP: Duration = Duration::from_secs(60);
+const GIVE_UP: Duration = Duration::from_mins(1);
 /// An open session that is silent for so long is taken for broken: a profiler ticks four times a second.
 const STALL: Duration = Duration::from_secs(20);
 /// What has arrived is told at most this often.
@@ -91,6 +91,7 @@ enum State {
 
 /// A capture and its sessions. Times are since any one moment.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that stays true once it is")]
 pub struct Resume {
     capture: String,
     request: Option<Request>,
@@ -222,7 +223,6 @@ impl Resume {
         match self.state.clone() {
             State::Done(ended) => Step::Done(ended),
             State::Idle if self.leave => self.done(Ended::Unknown("it was never asked for anything".to_owned())),
-            State::Idle => Step::Wait(now + LONGEST_PAUSE),
             State::Closed { .. } if self.leave => self.done(Ended::Unknown("it was given up".to_owned())),
             State::Closed { .. } if now >= self.heard_at + GIVE_UP => {
                 let why = if self.last_break.is_empty() { "no answer" } else { &self.last_break };
@@ -238,7 +238,7 @@ impl Resume {
                 self.state = State::Opening;
                 Step::Open(Box::new(self.attach()))
             }
-            State::Opening | State::Looking { .. } => Step::Wait(now + LONGEST_PAUSE),
+            State::Idle | State::Opening | State::Looking { .. } => Step::Wait(now + LONGEST_PAUSE),
             State::Open { since, stop_sent, leave_sent } => self.step_open(since, stop_sent, leave_sent, now),
         }
     }

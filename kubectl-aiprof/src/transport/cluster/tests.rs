@@ -8,7 +8,10 @@ use aiprof_capture::{
     request::PROTOCOL_VERSION,
 };
 
+use futures::FutureExt as _;
+
 use super::*;
+use crate::transport::way::Way;
 
 /// What the other end has and what was said to it.
 #[derive(Default)]
