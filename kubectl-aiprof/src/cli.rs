@@ -1,5 +1,8 @@
 //! The command line: clap's structs and what each of them means in plain `…Props`. No logic of any command is here.
 
+mod examples;
+mod pod;
+
 use std::{
     ffi::OsString,
     io::{self, Write},
@@ -11,7 +14,12 @@ use aiprof_capture::request::Dimension;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
 
+use self::{
+    examples::{COMPLETION_EXAMPLES, EXAMPLES, OPEN_EXAMPLES, RECORD_EXAMPLES, REPORT_EXAMPLES},
+    pod::{CheckArgs, PodArgs, PsArgs},
+};
 use crate::{
+    check::CheckProps,
     open::{OpenProps, UiSource},
     record::{ProgressMode, RecordProps, Target},
     report::{OutputFormat, ReportProps},
@@ -24,70 +32,7 @@ const MAX_DURATION: Duration = Duration::from_hours(24);
 /// The shortest: below it nothing would be sampled.
 const MIN_DURATION: Duration = Duration::from_millis(100);
 
-const EXAMPLES: &str = "\
-Examples:
-  # Record a Python process of this machine for 30 seconds
-  kubectl aiprof record --local --pid 4242
-
-  # Show in the Perfetto UI what it did
-  kubectl aiprof open server.aiprof.tar.gz
-
-  # Sum it up
-  kubectl aiprof report server.aiprof.tar.gz";
-
-const RECORD_EXAMPLES: &str = "\
-Examples:
-  # Record process 4242 of this machine for ten seconds
-  kubectl aiprof record --local --pid 4242 --duration 10s
-
-  # Record every Python process whose command line contains \"uvicorn\", and show the result
-  kubectl aiprof record --local --process uvicorn --open
-
-  # Start a program and record it from its first instruction until it ends
-  kubectl aiprof record --local -- python3 server.py
-
-  # The same for ten seconds at most, to a file of my choice
-  kubectl aiprof record --local -d 10s -o before.aiprof.tar.gz -- python3 server.py
-
-Exit codes:
-  0    all that was asked was captured
-  1    failed
-  2    wrong usage
-  3    an archive was written, but something asked for is missing or partial
-  130  given up by a second Ctrl-C";
-
-const OPEN_EXAMPLES: &str = "\
-Examples:
-  # Show a capture in https://ui.perfetto.dev; it never leaves this machine
-  kubectl aiprof open server.aiprof.tar.gz
-
-  # Only print the link
-  kubectl aiprof open server.aiprof.tar.gz --no-browser
-
-  # Use a Perfetto UI of my own: a folder that holds it, or where it runs
-  kubectl aiprof open server.aiprof.tar.gz --ui ./perfetto-ui
-  kubectl aiprof open server.aiprof.tar.gz --ui https://perfetto.example.com";
-
-const REPORT_EXAMPLES: &str = "\
-Examples:
-  # Where the time went: threads, functions, waits
-  kubectl aiprof report server.aiprof.tar.gz
-
-  # The thirty top rows of each table
-  kubectl aiprof report server.aiprof.tar.gz --top 30
-
-  # For scripts
-  kubectl aiprof report server.aiprof.tar.gz -o json";
-
-const COMPLETION_EXAMPLES: &str = "\
-Examples:
-  # Bash, for this shell
-  source <(kubectl aiprof completion bash)
-
-  # Zsh, for every shell
-  kubectl aiprof completion zsh > \"${fpath[1]}/_kubectl-aiprof\"";
-
-/// Profile a running Python process: what every thread did, on one timeline.
+/// Profile a running Python process, in a pod or here: what every thread did, on one timeline.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-aiprof", bin_name = "kubectl aiprof", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
@@ -97,7 +42,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
+    Check(CheckArgs),
+    Ps(PsArgs),
     Open(OpenArgs),
     Report(ReportArgs),
     Completion(CompletionArgs),
@@ -107,10 +54,9 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = RECORD_EXAMPLES)]
 struct RecordArgs {
-    /// What to record in a cluster: not in this version, which records with --local only.
-    #[arg(value_name = "TARGET")]
-    target: Option<String>,
-    /// Record processes of this machine.
+    #[command(flatten)]
+    pod: PodArgs,
+    /// Record processes of this machine, not of a pod.
     #[arg(long)]
     local: bool,
     /// Record the process with this id; may be given more than once.
@@ -221,6 +167,10 @@ struct CompletionArgs {
 pub enum Invocation {
     /// `record`.
     Record(RecordProps),
+    /// `check`.
+    Check(CheckProps),
+    /// `ps`.
+    Ps(CheckProps),
     /// `open`.
     Open(OpenProps),
     /// `report`.
@@ -237,6 +187,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Invocation {
 fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     Ok(match Cli::try_parse_from(arguments)?.command {
         Command::Record(args) => Invocation::Record(args.record_props()?),
+        Command::Check(args) => Invocation::Check(args.check_props()?),
+        Command::Ps(args) => Invocation::Ps(args.check_props()?),
         Command::Open(args) => Invocation::Open(args.open_props()),
         Command::Report(args) => Invocation::Report(args.report_props()),
         Command::Completion(args) => Invocation::Completion(args.shell),
@@ -252,32 +204,10 @@ pub fn write_completion(shell: Shell, output: &mut dyn Write) -> io::Result<()> 
 
 impl RecordArgs {
     fn record_props(self) -> Result<RecordProps, clap::Error> {
-        let usage = |message: &str| record_usage_error(message);
-        if !self.local {
-            return Err(usage(match self.target {
-                Some(_) => "this version records with --local only, not yet in a cluster: give --local and no TARGET",
-                None => "nothing to record: give --local with --pid N, --process PATTERN or -- COMMAND",
-            }));
-        }
-        if self.target.is_some() {
-            return Err(usage("--local takes no TARGET: a program to start goes after `--`"));
-        }
-        let selects = !self.pids.is_empty() || !self.processes.is_empty();
-        let target = match (self.command.split_first(), selects) {
-            (None, false) => {
-                return Err(usage("nothing to record: give --pid N, --process PATTERN or -- COMMAND"));
-            }
-            (Some(_), true) => {
-                return Err(usage("--pid and --process choose running processes: not together with -- COMMAND"));
-            }
-            (None, true) => Target::Running { pids: self.pids, processes: self.processes },
-            (Some((program, arguments)), false) => {
-                Target::Command { program: program.clone(), arguments: arguments.to_vec() }
-            }
-        };
+        let target = if self.local { self.local_target()? } else { self.pod_target()? };
         let duration = match (&target, self.duration) {
             (Target::Command { .. }, given) => given,
-            (Target::Running { .. }, given) => Some(given.unwrap_or(DEFAULT_DURATION)),
+            (Target::Running { .. } | Target::Pod { .. }, given) => Some(given.unwrap_or(DEFAULT_DURATION)),
         };
         let mut collect: Vec<Dimension> = self.collect.into_iter().map(CollectArg::dimension).collect();
         collect.sort_unstable();
@@ -292,6 +222,38 @@ impl RecordArgs {
             progress: self.progress.progress_mode(),
             profiler: self.profiler,
         })
+    }
+
+    fn local_target(&self) -> Result<Target, clap::Error> {
+        let usage = |message: &str| Err(usage_error("record", message));
+        if self.pod.target.is_some() {
+            return usage("--local takes no TARGET: a program to start goes after `--`");
+        }
+        if let Some(flag) = self.pod.given() {
+            return usage(&format!("{flag} is for pods: not together with --local"));
+        }
+        let selects = !self.pids.is_empty() || !self.processes.is_empty();
+        match (self.command.split_first(), selects) {
+            (None, false) => usage("nothing to record: give --pid N, --process PATTERN or -- COMMAND"),
+            (Some(_), true) => usage("--pid and --process choose running processes: not together with -- COMMAND"),
+            (None, true) => Ok(Target::Running { pids: self.pids.clone(), processes: self.processes.clone() }),
+            (Some((program, arguments)), false) => {
+                Ok(Target::Command { program: program.clone(), arguments: arguments.to_vec() })
+            }
+        }
+    }
+
+    fn pod_target(&self) -> Result<Target, clap::Error> {
+        if !self.command.is_empty() {
+            return Err(usage_error("record", "a program after `--` is started on this machine: only with --local"));
+        }
+        if self.pod.target.is_none() && self.pod.given().is_none() {
+            let message = "nothing to record: give a TARGET such as pod/NAME, \
+                or --local with --pid N, --process PATTERN or -- COMMAND";
+            return Err(usage_error("record", message));
+        }
+        let cluster = Box::new(self.pod.cluster_props("record", self.profiler.clone())?);
+        Ok(Target::Pod { cluster, pids: self.pids.clone(), processes: self.processes.clone() })
     }
 }
 
@@ -339,11 +301,11 @@ impl ReportArgs {
     }
 }
 
-fn record_usage_error(message: &str) -> clap::Error {
+fn usage_error(subcommand: &str, message: &str) -> clap::Error {
     let mut command = Cli::command();
     command.build();
-    match command.find_subcommand_mut("record") {
-        Some(record) => record.error(ErrorKind::MissingRequiredArgument, message),
+    match command.find_subcommand_mut(subcommand) {
+        Some(subcommand) => subcommand.error(ErrorKind::MissingRequiredArgument, message),
         None => command.error(ErrorKind::MissingRequiredArgument, message),
     }
 }

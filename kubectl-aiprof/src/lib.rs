@@ -1,14 +1,18 @@
 //! The plugin: what runs on the user's machine.
 //!
 //! - [`advice`]: what to do about an archive that cannot be written or read.
+//! - [`check`]: what would work in a pod, and the processes in it.
 //! - [`cli`]: the command line, and nothing but; turned into the plain `…Props` that the commands take.
+//! - [`cluster`]: a profiler in a pod, from what the user named to a container that can be spoken to.
 //! - [`record`]: a capture, from the request to the archive.
-//! - [`transport`]: bytes to and from a profiler; the local one is a child process.
+//! - [`transport`]: bytes to and from a profiler; a child process or sessions into a pod.
 //! - [`open`]: the trace of an archive, shown by the Perfetto UI.
 //! - [`report`]: the trace of an archive, summed up as text or JSON.
 
 pub mod advice;
+pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod open;
 pub mod record;
 pub mod report;
@@ -45,6 +49,11 @@ pub fn main() -> ExitCode {
 fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     match cli::parse(arguments) {
         Invocation::Record(props) => Ok(ExitCode::from(record::run(&props)?)),
+        Invocation::Check(props) => Ok(ExitCode::from(check::run(&props)?)),
+        Invocation::Ps(props) => {
+            check::ps::run(&props)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Invocation::Open(props) => {
             open::run(&props)?;
             Ok(ExitCode::SUCCESS)

@@ -168,6 +168,9 @@ fn usage_reads_like_kubectls() {
     for (arguments, expected) in [
         (vec!["--help"], "Usage: kubectl aiprof <COMMAND>"),
         (vec!["record", "--help"], "kubectl aiprof record --local -- python3 server.py"),
+        (vec!["record", "--help"], "kubectl aiprof record pod/vllm-0"),
+        (vec!["check", "--help"], "Usage: kubectl aiprof check [OPTIONS] [TARGET]"),
+        (vec!["ps", "--help"], "Usage: kubectl aiprof ps [OPTIONS] [TARGET]"),
         (vec!["open", "--help"], "Usage: kubectl aiprof open [OPTIONS] <ARCHIVE>"),
         (vec!["report", "--help"], "Usage: kubectl aiprof report [OPTIONS] <ARCHIVE>"),
         (vec!["--version"], concat!("kubectl-aiprof ", env!("CARGO_PKG_VERSION"))),
@@ -177,7 +180,7 @@ fn usage_reads_like_kubectls() {
         assert_eq!(done.code, 0, "{arguments:?}");
         assert!(done.stdout.contains(expected), "{arguments:?}: {}", done.stdout);
     }
-    let done = finish(plugin(folder.path()).args(["record", "pod/server"]));
+    let done = finish(plugin(folder.path()).args(["record", "svc/server"]));
     assert_eq!(done.code, 2);
-    assert!(done.stderr.contains("--local"), "{}", done.stderr);
+    assert!(done.stderr.contains("pod/NAME"), "{}", done.stderr);
 }

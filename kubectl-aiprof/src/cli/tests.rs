@@ -1,6 +1,7 @@
 //! Command lines and what they mean.
 
 use super::*;
+use crate::{check::OutputFormat, cluster::ImageSource};
 
 fn record(arguments: &[&str]) -> Result<RecordProps, String> {
     let all = ["kubectl-aiprof", "record"].iter().chain(arguments).map(OsString::from);
@@ -39,7 +40,11 @@ fn a_command_lasts_until_it_ends_and_a_process_half_a_minute() {
 #[test]
 fn what_cannot_be_recorded_is_said() {
     let text = |arguments: &[&str]| record(arguments).unwrap_err();
-    assert!(text(&["pod/server"]).contains("records with --local only"));
+    assert!(text(&["svc/server"]).contains("\"svc\" has no pods"));
+    assert!(text(&["pod/server", "-l", "a=b"]).contains("not both"));
+    assert!(text(&["pod/server", "--", "x"]).contains("only with --local"));
+    assert!(text(&["-n", "prod"]).contains("no pod: give a TARGET"));
+    assert!(text(&["--local", "--pid", "1", "-n", "prod"]).contains("--namespace is for pods"));
     assert!(text(&["--local", "pod/server"]).contains("takes no TARGET"));
     assert!(text(&["--local"]).contains("nothing to record"));
     assert!(text(&[]).contains("nothing to record"));
@@ -53,4 +58,27 @@ fn what_cannot_be_recorded_is_said() {
 fn each_dimension_is_wanted_once() {
     let props = record(&["--local", "--pid", "1", "--collect", "cpu,python,cpu"]).unwrap();
     assert_eq!(props.collect, [Dimension::Python, Dimension::Cpu]);
+}
+
+#[test]
+fn a_pod_is_recorded_for_half_a_minute_with_its_own_image() {
+    let props = record(&["deploy/vllm", "-n", "prod", "-c", "server", "--process", "Engine"]).unwrap();
+    assert_eq!(props.duration, Some(DEFAULT_DURATION));
+    let Target::Pod { cluster, pids, processes } = props.target else { panic!("{:?}", props.target) };
+    assert_eq!((cluster.target.to_string().as_str(), cluster.image), ("deploy/vllm", ImageSource::Auto));
+    assert_eq!((cluster.namespace.as_deref(), cluster.container.as_deref()), (Some("prod"), Some("server")));
+    assert_eq!((pids.len(), processes), (0, vec!["Engine".to_owned()]));
+    let props = record(&["-l", "app=vllm", "--image", "r/p:1", "--privileged"]).unwrap();
+    let Target::Pod { cluster, .. } = props.target else { panic!("{:?}", props.target) };
+    assert_eq!((cluster.image, cluster.privileged), (ImageSource::Image("r/p:1".to_owned()), true));
+}
+
+#[test]
+fn check_and_ps_take_a_pod_and_a_form() {
+    let parse = |words: &[&str]| try_parse(["kubectl-aiprof"].iter().chain(words).map(OsString::from));
+    let Ok(Invocation::Check(props)) = parse(&["check", "vllm-0", "-o", "json"]) else { panic!() };
+    assert_eq!((props.cluster.target.to_string().as_str(), props.format), ("pod/vllm-0", OutputFormat::Json));
+    let Ok(Invocation::Ps(props)) = parse(&["ps", "vllm-0"]) else { panic!() };
+    assert_eq!(props.format, OutputFormat::Text);
+    assert!(parse(&["check"]).unwrap_err().to_string().contains("no pod"));
 }

@@ -39,8 +39,13 @@ use self::{
 use crate::{
     EXIT_FAILED, EXIT_GIVEN_UP, EXIT_PARTIAL,
     advice::advice,
+    cluster::{self, Cluster, ClusterError, ClusterProps},
     open,
-    transport::local::{self, LocalError},
+    transport::{
+        self, Connection,
+        local::{self, LocalError},
+        way::PodWay,
+    },
 };
 
 /// A program that outlives its window has so long to end by itself.
@@ -73,6 +78,15 @@ pub enum Target {
     /// Processes that run already.
     Running {
         /// By id.
+        pids: Vec<u32>,
+        /// By a part of the name or command line.
+        processes: Vec<String>,
+    },
+    /// Processes of a pod.
+    Pod {
+        /// Which pod.
+        cluster: Box<ClusterProps>,
+        /// By id, as the pod numbers them; with no `processes` either: all that run Python.
         pids: Vec<u32>,
         /// By a part of the name or command line.
         processes: Vec<String>,
@@ -114,6 +128,9 @@ pub enum RecordError {
     /// No profiler.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// No profiler in the pod.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The user's program does not run.
     #[error(transparent)]
     Command(#[from] HeldError),
@@ -176,11 +193,18 @@ async fn record(props: &RecordProps, display: &mut Display) -> Result<Recorded, 
     let mut signals = Signals::listen().map_err(RecordError::Machine)?;
     let mut command = match &props.target {
         Target::Command { program, arguments } => Some(HeldCommand::spawn(program, arguments)?),
-        Target::Running { .. } => None,
+        Target::Running { .. } | Target::Pod { .. } => None,
     };
     let request = request(props, command.as_ref().map(HeldCommand::pid));
+    let connection = match &props.target {
+        Target::Pod { cluster, .. } => tokio::select! {
+            connection = in_pod(cluster, display) => connection?,
+            // A container that was added ends by itself.
+            () = signals.next() => return Ok(Recorded::GivenUp),
+        },
+        Target::Running { .. } | Target::Command { .. } => local::start(props.profiler.as_deref())?,
+    };
     let started_at = SystemTime::now();
-    let connection = local::start(props.profiler.as_deref())?;
     let ends = Ends { spool: &mut spool, display, signals: &mut signals, command: command.as_mut() };
     let captured = capture::capture(connection, &request, ends).await;
     let recorded = keep(captured, &request, started_at, &path, &mut spool, display);
@@ -190,9 +214,16 @@ async fn record(props: &RecordProps, display: &mut Display) -> Result<Recorded, 
     recorded
 }
 
+/// A profiler in the pod, ready to be asked.
+async fn in_pod(props: &ClusterProps, display: &Display) -> Result<Connection, RecordError> {
+    let found = Cluster::find(props).await?;
+    let profiler = cluster::prepare(&found, props, &mut |sentence| display.say(sentence)).await?;
+    transport::cluster::connect(PodWay::new(profiler)).map_err(RecordError::Machine)
+}
+
 fn request(props: &RecordProps, started: Option<u32>) -> Request {
     let (pids, processes) = match &props.target {
-        Target::Running { pids, processes } => (pids.clone(), processes.clone()),
+        Target::Running { pids, processes } | Target::Pod { pids, processes, .. } => (pids.clone(), processes.clone()),
         Target::Command { .. } => (started.into_iter().collect(), Vec::new()),
     };
     Request {

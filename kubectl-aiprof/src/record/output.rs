@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{RecordError, Target};
+use crate::cluster::TargetName;
 
 /// What every archive's name ends with.
 const SUFFIX: &str = ".aiprof.tar.gz";
@@ -104,6 +105,9 @@ fn target_name(target: &Target) -> String {
             (Some(pattern), _) => pattern.clone(),
             (None, Some(&pid)) => process_name(pid).unwrap_or_else(|| format!("pid-{pid}")),
             (None, None) => "capture".to_owned(),
+        },
+        Target::Pod { cluster, .. } => match &cluster.target {
+            TargetName::Pod(name) | TargetName::Workload(_, name) | TargetName::Selector(name) => name.clone(),
         },
     };
     file_name(&name)

@@ -1,13 +1,14 @@
 //! What a profiler sent, put together: takes the bytes of its two outputs and gives trace bytes, progress, and at the end what became
 //! of the capture. Does no I/O.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, fmt::Write as _, mem};
 
 use aiprof_capture::{
     frame::{Decoder, FrameError, FrameKind},
     manifest::Manifest,
     progress::{EndReason, Progress},
 };
+use indicatif::HumanBytes;
 
 use crate::transport::Ended;
 
@@ -151,12 +152,13 @@ impl Session {
         let why = match (manifest, self.damage, whole) {
             (Some(manifest), None, Ok(())) => return Outcome::Whole(manifest),
             (manifest, _, _) if self.trace_bytes > 0 => {
-                return Outcome::Torn(Torn {
-                    why: why_torn(self.damage, broken, ended, &self.other_lines),
-                    manifest,
-                    processes: self.processes,
-                    elapsed_ms: self.elapsed_ms,
-                });
+                let mut why = why_torn(self.damage, broken, ended, &self.other_lines);
+                if matches!(ended, Ended::Lost(_)) {
+                    let seconds = self.elapsed_ms as f64 / 1000.0;
+                    let bytes = HumanBytes(self.trace_bytes);
+                    let _ = write!(why, "; what had arrived is kept ({seconds:.1} s, {bytes} of trace)");
+                }
+                return Outcome::Torn(Torn { why, manifest, processes: self.processes, elapsed_ms: self.elapsed_ms });
             }
             (_, damage, _) => why_torn(damage, broken, ended, &self.other_lines),
         };
@@ -210,6 +212,9 @@ fn why_torn(damage: Option<FrameError>, broken: Option<&str>, ended: &Ended, oth
     }
     if let Some(broken) = broken {
         return format!("the profiler was stopped since {broken}");
+    }
+    if let Ended::Lost(why) = ended {
+        return printable(why);
     }
     let mut why = format!("the profiler ended too early ({ended})");
     if !other_lines.is_empty() {
@@ -278,6 +283,20 @@ mod tests {
         assert_eq!(trace, b"abc");
         let Outcome::Torn(torn) = session.finish(&ENDED, None) else { panic!("not torn") };
         assert_eq!(torn.why, "the profiler ended too early (signal 9), saying: thread panicked\u{fffd}[2J / at lib.rs");
+    }
+
+    #[test]
+    fn a_pod_that_was_lost_says_what_is_kept() {
+        let mut session = Session::default();
+        session.capture_bytes(&Encoder::new().frame(FrameKind::Trace, &[0; 2048]), &mut Vec::new()).unwrap();
+        let tick = Progress::Tick { elapsed_ms: 1_250, trace_bytes: 9, samples: 2, switches: 3, lost: 0 };
+        session.progress_bytes(&line(&tick));
+        let lost = Ended::Lost("pod a was deleted while it was recorded".to_owned());
+        let Outcome::Torn(torn) = session.finish(&lost, None) else { panic!("not torn") };
+        let expected = "pod a was deleted while it was recorded; what had arrived is kept (1.2 s, 2.00 KiB of trace)";
+        assert_eq!(torn.why, expected);
+        let Outcome::Failed { message, .. } = Session::default().finish(&lost, None) else { panic!("not failed") };
+        assert_eq!(message, "pod a was deleted while it was recorded, before it captured anything");
     }
 
     #[test]

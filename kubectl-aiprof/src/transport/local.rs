@@ -23,9 +23,9 @@ use tokio::process::{Child, Command};
 
 use super::{Connection, Ended, Life};
 
-/// The profiler that this binary carries, compressed with gzip; empty in a build without one.
+/// The profiler for this machine, compressed with gzip; empty in a build without one.
 #[cfg(target_arch = "x86_64")]
-const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/profiler-x86_64.gz"));
+const EMBEDDED: &[u8] = super::embedded::X86_64_GZ;
 /// The profiler is built for `x86_64` only so far.
 #[cfg(not(target_arch = "x86_64"))]
 const EMBEDDED: &[u8] = &[];

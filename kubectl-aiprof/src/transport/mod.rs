@@ -1,12 +1,16 @@
-//! Bytes to and from a profiler, wherever it runs. [`local`] is a child process; an exec session into a pod gives the same
-//! [`Connection`], so nothing above this module knows which it is.
+//! Bytes to and from a profiler, wherever it runs. [`local`] is a child process; [`cluster`] is a profiler in a pod, behind exec
+//! sessions that come about by a [`way`] and may break; [`resume`] keeps their order. Both give a [`Connection`], so nothing above this module knows which it is.
 
 use std::{fmt, future::Future, pin::Pin};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub mod cluster;
+pub mod embedded;
 #[cfg(target_os = "linux")]
 pub mod local;
+pub mod resume;
+pub mod way;
 
 /// A profiler that runs and can be talked to.
 pub struct Connection {
@@ -42,8 +46,10 @@ pub enum Ended {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
-    /// The way to it broke, so nobody knows.
+    /// Nobody knows.
     Unknown(String),
+    /// It or the way to it was lost for good: a sentence without its full stop.
+    Lost(String),
 }
 
 impl fmt::Display for Ended {
@@ -51,7 +57,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Exited(status) => write!(formatter, "exit status {status}"),
             Self::Signalled(signal) => write!(formatter, "signal {signal}"),
-            Self::Unknown(why) => formatter.write_str(why),
+            Self::Unknown(why) | Self::Lost(why) => formatter.write_str(why),
         }
     }
 }
