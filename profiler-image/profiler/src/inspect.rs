@@ -28,8 +28,10 @@ use crate::{
     python,
 };
 
-/// All of it may take so long.
-const BUDGET: Duration = Duration::from_millis(1_700);
+/// Looking at the processes may take so long.
+const BUDGET: Duration = Duration::from_millis(1_500);
+/// All of it may, on a machine that is so busy that the programs have not loaded by then.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that look at processes; most of the time is spent waiting for one that is looked at again.
 const LOOKERS: usize = 8;
 /// Processes that are listed.
@@ -43,7 +45,7 @@ type Code = Vec<(u64, u64)>;
 /// Looks at the machine and at every process.
 #[must_use]
 pub fn inspect() -> Inspection {
-    let until = Instant::now() + BUDGET;
+    let start = Instant::now();
     let programs = in_background(trial_load);
     let own = Process::myself().and_then(|own| own.status()).ok();
     let mut inspection = Inspection {
@@ -54,11 +56,10 @@ pub fn inspect() -> Inspection {
         seccomp: own.and_then(|status| status.seccomp).is_some_and(|mode| mode != 0),
         yama: fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().and_then(|text| text.trim().parse().ok()),
         memory_headroom_bytes: headroom::bytes(),
-        processes: processes(until),
+        processes: processes(start + BUDGET),
         ..Inspection::default()
     };
-    let left = until.saturating_duration_since(Instant::now());
-    match programs.recv_timeout(left) {
+    match programs.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
         Ok(Trial { no_btf, programs }) => (inspection.no_btf, inspection.programs) = (no_btf, programs),
         Err(_) => inspection.programs = Some("they did not load in time to be told here".to_owned()),
     }
