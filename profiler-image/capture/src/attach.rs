@@ -5,6 +5,11 @@
 //! ([`crate::frame`]) from [`Attach::from`] on to standard output, and progress lines ([`crate::progress`]) to standard error. The
 //! byte at offset 0 is the first of the first frame; a stream ends with the last byte of its end frame.
 //!
+//! A line that was on its way when a session broke may be lost, except that `Started`, `Finishing` and `Error` are repeated to every
+//! session that attaches; of the ticks only the latest is kept for the next session. A session that sends no line for half the
+//! server's lease is taken for a broken way and cut off, so [`AttachControl::Held`] is to be sent also when nothing new has come.
+//! After the end frame a session has two seconds to say [`AttachControl::Leave`]; later ones attach again to say so.
+//!
 //! Exit status: 0 after the end frame, 1 with a [`crate::progress::Progress::Error`] line before it, anything else is a broken way.
 
 use serde::{Deserialize, Serialize};

@@ -9,6 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Memory that a capture must find free.
+const MIN_BYTES: u64 = 64 << 20;
+
 /// Values from here on mean "no limit" (`PAGE_COUNTER_MAX` in bytes is just below 2^63).
 const NO_LIMIT: u64 = 1 << 60;
 
@@ -40,6 +43,14 @@ pub fn bytes() -> Option<u64> {
     // Inside a container the mount shows its own group as the root.
     let target = other.and_then(|_| of_process(Path::new("/proc/1/root/sys/fs/cgroup"), "0::/\n0:memory:/"));
     own.into_iter().chain(target).min()
+}
+
+/// Why there is too little for a capture, one sentence; none if there is enough.
+#[must_use]
+pub fn shortage() -> Option<String> {
+    let left = bytes().filter(|left| *left < MIN_BYTES)?;
+    let (left, needed) = (left >> 20, MIN_BYTES >> 20);
+    Some(format!("the memory limit leaves {left} MiB, and a capture needs {needed} MiB of the target's own"))
 }
 
 /// The least that is left in the groups of `groups` (text of `/proc/PID/cgroup`), which are mounted at `mount`.

@@ -28,10 +28,12 @@ use crate::{
     python,
 };
 
-/// All of it may take so long.
-const BUDGET: Duration = Duration::from_millis(1_700);
-/// Threads that look at processes; most of the time is spent waiting for one that is looked at again.
-const LOOKERS: usize = 8;
+/// Looking at the processes may take so long.
+const BUDGET: Duration = Duration::from_millis(1_500);
+/// Loading the programs may, where a quarter of a second is usual: on a busy machine they are not to be called refused.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Threads that look at processes; each may hold the symbols of a large program.
+const LOOKERS: usize = 4;
 /// Processes that are listed.
 const MAX_PROCESSES: usize = 10_000;
 /// What the target's container runs while the profiler is on its way.
@@ -43,10 +45,14 @@ type Code = Vec<(u64, u64)>;
 /// Looks at the machine and at every process.
 #[must_use]
 pub fn inspect() -> Inspection {
-    let until = Instant::now() + BUDGET;
-    let programs = in_background(trial_load);
+    // One after the other: both take memory that is the target's.
+    let trial = in_background(trial_load).recv_timeout(PATIENCE);
+    let Trial { no_btf, programs } = trial.unwrap_or_else(|_| Trial {
+        no_btf: None,
+        programs: Some("they did not load in time to be told here".to_owned()),
+    });
     let own = Process::myself().and_then(|own| own.status()).ok();
-    let mut inspection = Inspection {
+    Inspection {
         profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default(),
         architecture: std::env::consts::ARCH.to_owned(),
@@ -54,15 +60,10 @@ pub fn inspect() -> Inspection {
         seccomp: own.and_then(|status| status.seccomp).is_some_and(|mode| mode != 0),
         yama: fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().and_then(|text| text.trim().parse().ok()),
         memory_headroom_bytes: headroom::bytes(),
-        processes: processes(until),
-        ..Inspection::default()
-    };
-    let left = until.saturating_duration_since(Instant::now());
-    match programs.recv_timeout(left) {
-        Ok(Trial { no_btf, programs }) => (inspection.no_btf, inspection.programs) = (no_btf, programs),
-        Err(_) => inspection.programs = Some("they did not load in time to be told here".to_owned()),
+        processes: processes(Instant::now() + BUDGET),
+        no_btf,
+        programs,
     }
-    inspection
 }
 
 /// What became of a trial.
@@ -80,6 +81,11 @@ fn in_background<T: Send + 'static>(work: fn() -> T) -> mpsc::Receiver<T> {
 
 /// Loads the programs as a capture does, attaches none, and lets them go.
 fn trial_load() -> Trial {
+    if let Some(shortage) = headroom::shortage() {
+        // Loading takes memory of the target's as well.
+        let no_btf = fs::metadata(programs::KERNEL_TYPES).err().map(|error| ProgramsError::NoBtf(error).to_string());
+        return Trial { no_btf, programs: Some(format!("they were not loaded: {shortage}")) };
+    }
     let offsets = match programs::kernel_offsets() {
         Ok(offsets) => offsets,
         Err(error) => {
@@ -152,7 +158,8 @@ fn look(seen: &mut [SeenProcess], until: Instant) {
     let next = Arc::new(AtomicUsize::new(0));
     let without = Arc::new(Mutex::new(HashSet::new()));
     let (done, results) = mpsc::channel();
-    for _ in 0..LOOKERS.min(pids.len()) {
+    let lookers = if headroom::shortage().is_some() { 1 } else { LOOKERS };
+    for _ in 0..lookers {
         let (pids, next, without, done) = (Arc::clone(&pids), Arc::clone(&next), Arc::clone(&without), done.clone());
         let _ = thread::Builder::new().spawn(move || look_at_some(&pids, &next, &without, &done));
     }

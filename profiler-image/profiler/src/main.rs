@@ -153,6 +153,7 @@ fn serve(options: &Options) -> ExitCode {
 
 fn print_inspection() -> ExitCode {
     name_self();
+    be_first_to_go();
     allow_many_files();
     match serde_json::to_string(&inspect::inspect()) {
         Ok(json) => say(&json),

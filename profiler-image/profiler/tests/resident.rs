@@ -141,7 +141,7 @@ fn a_stream_that_is_cut_three_times_is_whole() {
         stream.extend(bridge.cut());
         assert!(stream.len() < whole.len(), "the stream was over before it was cut");
     }
-    let mut bridge = Bridge::start(&server.socket, &attach("cut-1", stream.len() as u64, None));
+    let bridge = Bridge::start(&server.socket, &attach("cut-1", stream.len() as u64, None));
     bridge.wait_for_bytes(whole.len() - stream.len());
     bridge.say(AttachControl::Held { bytes: whole.len() as u64 });
     bridge.say(AttachControl::Leave);
@@ -173,7 +173,7 @@ fn each_wrong_wish_has_its_sentence() {
     let server = Serving::long(made_up);
     let start = |first| Bridge::start(&server.socket, &first);
     assert!(refused(start(attach("none", 0, None))).contains("holds no capture none"));
-    let mut holder = start(attach("one", 0, frames(100_000)));
+    let holder = start(attach("one", 0, frames(100_000)));
     holder.wait_for_bytes(500_000);
     holder.say(AttachControl::Held { bytes: 200_000 });
     assert!(refused(start(attach("two", 0, frames(1)))).contains("holds another capture, one, which somebody records"));
@@ -217,7 +217,7 @@ fn a_capture_that_cannot_be_says_why_and_makes_room_for_another() {
 #[test]
 fn stop_ends_the_window_and_a_complete_capture_makes_room_once_it_is_held() {
     let server = Serving::long(made_up);
-    let mut bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
     bridge.wait_for_bytes(100_000);
     bridge.say(AttachControl::Stop);
     let (status, stream, lines) = bridge.end();
@@ -226,10 +226,10 @@ fn stop_ends_the_window_and_a_complete_capture_makes_room_once_it_is_held() {
     assert_eq!(stream, expected((stream.len() / (FRAME_BYTES + 24)) as u32));
     let second = || Bridge::start(&server.socket, &attach("two", 0, frames(3)));
     assert!(refused(second()).contains("holds another capture"));
-    let mut bridge = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
+    let bridge = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
     bridge.say(AttachControl::Held { bytes: stream.len() as u64 });
     assert_eq!(bridge.end().0, Some(0));
-    let mut bridge = second();
+    let bridge = second();
     bridge.wait_for_bytes(expected(3).len());
     bridge.say(AttachControl::Leave);
     assert_eq!(bridge.end().1, expected(3));
@@ -245,7 +245,7 @@ fn a_full_spool_makes_the_capture_wait_and_loses_nothing() {
     let mut stream = bridge.cut();
     thread::sleep(Duration::from_secs(4));
     let whole = expected(1_500);
-    let mut bridge = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
+    let bridge = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
     bridge.wait_for_bytes(4 << 20);
     thread::sleep(Duration::from_millis(300));
     let kept = stream.len() + bridge.received();
@@ -276,7 +276,7 @@ fn a_capture_to_which_nobody_comes_back_is_thrown_away() {
 #[test]
 fn a_client_that_says_nothing_is_taken_for_gone_and_one_that_lives_is_not() {
     let server = Serving::start(made_up, Duration::from_secs(2), 64 << 20);
-    let mut alive = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    let alive = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         alive.say(AttachControl::Held { bytes: alive.received() as u64 });
@@ -298,7 +298,7 @@ fn a_bridge_notices_that_its_input_or_its_reader_has_gone() {
         Ok(())
     }
     let server = Serving::long(quiet);
-    let mut bridge = Bridge::start(&server.socket, &attach("one", 0, frames(1)));
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(1)));
     thread::sleep(Duration::from_millis(200));
     bridge.close_input();
     assert_eq!(bridge.end().0, Some(3));
@@ -326,7 +326,7 @@ fn a_bridge_waits_for_the_socket_but_not_for_ever() {
     let start = Instant::now();
     let hopeless = Bridge::start(&nowhere, &attach("one", 0, None));
     let late = folder.path().join("late");
-    let mut early = Bridge::start(&late, &attach("one", 0, frames(2)));
+    let early = Bridge::start(&late, &attach("one", 0, frames(2)));
     thread::sleep(Duration::from_millis(500));
     let options = Options { socket: late, lease: Duration::from_mins(1), spool_bytes: 1 << 20 };
     let server = Server::bind(&options, made_up).unwrap();

@@ -10,6 +10,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -30,6 +31,13 @@ use tempfile::TempDir;
 
 /// Time enough for a block of the trace to be full, which is when it leaves.
 const WINDOW_MS: u64 = 6_000;
+
+/// The tests take turns: each keeps all CPUs busy.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A busy Python, if a capture can be had here.
 fn steady() -> Option<Target> {
@@ -67,7 +75,7 @@ impl Serving {
 
     fn open(&self, id: &str, target: &Target, duration_ms: Option<u64>) -> Bridge {
         let request = Request { pids: vec![target.pid()], duration_ms, frequency_hz: 999, ..request() };
-        let bridge = Bridge::start(&self.socket, &attach(id, 0, Some(request)));
+        let bridge = Bridge::start(&self.socket, &attach(id, 0, Some(request))).stay_alive();
         bridge.wait_for_line(is_started);
         bridge
     }
@@ -135,7 +143,7 @@ fn is_whole(stream: &[u8]) -> bool {
 }
 
 /// Receives the rest of a stream, says good-bye as a plugin does, and gives the whole.
-fn finish(mut bridge: Bridge, mut stream: Vec<u8>, server: &mut Serving) -> Vec<u8> {
+fn finish(bridge: Bridge, mut stream: Vec<u8>, server: &mut Serving) -> Vec<u8> {
     bridge.wait_for_line(|line| matches!(line, Progress::Finishing { .. }));
     wait_until("the end frame", || is_whole(&[stream.clone(), bridge.so_far()].concat()));
     bridge.say(AttachControl::Leave);
@@ -149,13 +157,14 @@ fn finish(mut bridge: Bridge, mut stream: Vec<u8>, server: &mut Serving) -> Vec<
 
 #[test]
 fn a_capture_that_is_cut_three_times_equals_one_that_is_not() {
+    let _turn = turn();
     let Some(target) = steady() else { return };
-    let mut server = Serving::start("60");
+    let mut server = Serving::start("10");
     let bridge = server.open("uncut", &target, Some(WINDOW_MS));
     let uncut = check(&finish(bridge, Vec::new(), &mut server));
     check_whole(&uncut, &target);
 
-    let mut server = Serving::start("60");
+    let mut server = Serving::start("10");
     let mut bridge = server.open("cut", &target, Some(WINDOW_MS));
     let mut stream = Vec::new();
     for cut in 1..=3 {
@@ -167,7 +176,7 @@ fn a_capture_that_is_cut_three_times_equals_one_that_is_not() {
         assert!(!is_whole(&stream), "cut {cut} came too late");
         // What is recorded meanwhile is not lost.
         thread::sleep(Duration::from_millis(WINDOW_MS / 20));
-        bridge = Bridge::start(&server.socket, &attach("cut", stream.len() as u64, None));
+        bridge = Bridge::start(&server.socket, &attach("cut", stream.len() as u64, None)).stay_alive();
         bridge.wait_for_line(is_started);
         bridge.say(AttachControl::Held { bytes: stream.len() as u64 });
     }
@@ -180,6 +189,7 @@ fn a_capture_that_is_cut_three_times_equals_one_that_is_not() {
 
 #[test]
 fn a_capture_whose_plugin_was_killed_ends_with_the_lease_and_harms_nobody() {
+    let _turn = turn();
     let Some(target) = steady() else { return };
     let mut server = Serving::start("2");
     let bridge = server.open("left-alone", &target, None);
@@ -190,7 +200,7 @@ fn a_capture_whose_plugin_was_killed_ends_with_the_lease_and_harms_nobody() {
     assert!(
         matches!(lines.as_slice(), [Progress::Error { message, .. }] if message.contains("which somebody records"))
     );
-    let newest = Bridge::start(&server.socket, &attach("left-alone", 0, None));
+    let newest = Bridge::start(&server.socket, &attach("left-alone", 0, None)).stay_alive();
     assert_eq!(bridge.end().0, Some(3));
     newest.wait_for_line(is_started);
     let cut = Instant::now();
@@ -204,10 +214,11 @@ fn a_capture_whose_plugin_was_killed_ends_with_the_lease_and_harms_nobody() {
 
 #[test]
 fn a_capture_that_is_given_up_ends_at_once() {
+    let _turn = turn();
     let Some(target) = steady() else { return };
     for end in [AttachControl::Leave, AttachControl::Stop] {
         let mut server = Serving::start("60");
-        let mut bridge = server.open("given-up", &target, None);
+        let bridge = server.open("given-up", &target, None);
         let asked = Instant::now();
         bridge.say(end);
         if end == AttachControl::Stop {
@@ -224,6 +235,7 @@ fn a_capture_that_is_given_up_ends_at_once() {
 
 #[test]
 fn inspect_lists_a_python_with_its_version() {
+    let _turn = turn();
     let Some(target) = steady() else { return };
     let output = Command::new(PROFILER).arg("inspect").output().unwrap();
     let inspection: aiprof_capture::inspect::Inspection = serde_json::from_slice(&output.stdout).unwrap();

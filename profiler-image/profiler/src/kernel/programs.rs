@@ -21,7 +21,8 @@ use super::{btf::BtfError, offsets};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AIPROF_EBPF_OBJECT"));
-const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+/// The kernel's own type data.
+pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// Raw tracepoints and the program of each; those that tell of new threads come first, so that none is missed.
 const TRACEPOINTS: [(&str, &str); 5] = [

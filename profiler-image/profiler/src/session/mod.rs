@@ -51,9 +51,6 @@ const SWITCH_STACKS_OF_ALL: u32 = 8_000;
 /// Bytes of user stack copied at a switch.
 const SWITCH_STACK_BYTES: u32 = 8 * 1024;
 
-/// Memory that a capture must find free.
-const MIN_HEADROOM_BYTES: u64 = 64 << 20;
-
 /// Why there is no capture.
 #[derive(Debug, Error)]
 #[error("{message}")]
@@ -93,16 +90,9 @@ pub fn run(request: &Request, control: &Receiver<EndReason>, mut output: Output)
 
 /// The memory is the target's: rather no capture than a target that is killed for it.
 fn enough_memory() -> Result<(), Failure> {
-    match headroom::bytes() {
-        Some(left) if left < MIN_HEADROOM_BYTES => Err(Failure::new(
-            format!(
-                "the memory limit leaves {} MiB here, and a capture needs {} MiB of the pod's own",
-                left >> 20,
-                MIN_HEADROOM_BYTES >> 20
-            ),
-            "raise the memory limit of the pod, or record when it uses less",
-        )),
-        _ => Ok(()),
+    match headroom::shortage() {
+        Some(sentence) => Err(Failure::new(sentence, "raise the memory limit of the pod, or record when it uses less")),
+        None => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -53,6 +53,7 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
 /// A running bridge; killed when dropped.
 pub(crate) struct Bridge {
     child: Child,
+    input: Arc<Mutex<Option<ChildStdin>>>,
     stream: Arc<Mutex<Vec<u8>>>,
     lines: Arc<Mutex<Vec<Progress>>>,
     readers: Vec<JoinHandle<()>>,
@@ -93,23 +94,39 @@ impl Bridge {
             }
         };
         let readers = vec![thread::spawn(read_stream), thread::spawn(read_lines)];
-        let mut bridge = Self { child, stream, lines, readers };
+        let input = Arc::new(Mutex::new(child.stdin.take()));
+        let bridge = Self { child, input, stream, lines, readers };
         bridge.write(first);
         bridge
     }
 
-    fn write(&mut self, line: &str) {
-        let stdin = self.child.stdin.as_mut().expect("not closed");
-        // A bridge that has ended already shows by its status.
-        let _ = stdin.write_all(format!("{line}\n").as_bytes());
+    /// Gives signs of life from now on, as a plugin does.
+    pub(crate) fn stay_alive(self) -> Self {
+        let input = Arc::downgrade(&self.input);
+        thread::spawn(move || {
+            while let Some(input) = input.upgrade() {
+                let line = serde_json::to_string(&AttachControl::Held { bytes: 0 }).unwrap();
+                if !write_line(&input, &line) {
+                    break;
+                }
+                drop(input);
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        self
     }
 
-    pub(crate) fn say(&mut self, control: AttachControl) {
+    fn write(&self, line: &str) {
+        // A bridge that has ended already shows by its status.
+        write_line(&self.input, line);
+    }
+
+    pub(crate) fn say(&self, control: AttachControl) {
         self.write(&serde_json::to_string(&control).unwrap());
     }
 
-    pub(crate) fn close_input(&mut self) {
-        drop(self.child.stdin.take());
+    pub(crate) fn close_input(&self) {
+        drop(self.input.lock().unwrap().take());
     }
 
     /// Bytes of the stream so far.
@@ -164,6 +181,11 @@ impl Drop for Bridge {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn write_line(input: &Mutex<Option<ChildStdin>>, line: &str) -> bool {
+    let mut input = input.lock().unwrap();
+    input.as_mut().is_some_and(|input| input.write_all(format!("{line}\n").as_bytes()).is_ok())
 }
 
 /// Waits for a process, but not for ever.
