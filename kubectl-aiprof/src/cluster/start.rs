@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Cluster, ClusterError, ClusterProps, ImageSource, PodTarget,
-    access::PATCH_EPHEMERAL,
+    access::{self, PATCH_EPHEMERAL},
     container::{self, ContainerError, Living, Progress},
     error::Doing,
     exec::Place,
@@ -52,9 +52,19 @@ pub async fn prepare(
     props: &ClusterProps,
     say: &mut dyn FnMut(&str),
 ) -> Result<Profiler, ClusterError> {
-    let (pod, target) = pick::pick(cluster, props).await?;
-    say(&chosen(&target));
-    prepare_in(cluster, props, &pod, target, say).await
+    let prepared = async {
+        let (pod, target) = pick::pick(cluster, props).await?;
+        say(&chosen(&target));
+        prepare_in(cluster, props, &pod, target, say).await
+    };
+    match prepared.await {
+        // Who lacks one right may lack others: all that are missing are told at once.
+        Err(ClusterError::Rbac { doing, message, .. }) => {
+            let role = access::missing_role(cluster, &props.target).await;
+            Err(ClusterError::Rbac { doing, message, role })
+        }
+        prepared => prepared,
+    }
 }
 
 /// The same for a pod that was picked already.
