@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[allow(dead_code, reason = "what the other tests share is more than these need")]
 mod common;
 
 use std::{fs, path::Path, process::Command};
