@@ -151,7 +151,8 @@ async fn inside(
     pod: &Pod,
     target: PodTarget,
 ) -> Result<Inspection, ClusterError> {
-    let profiler = start::prepare_in(cluster, props, pod, target, &mut |sentence| eprintln!("{sentence}")).await?;
+    let profiler =
+        start::prepare_in(cluster, props, pod, target, true, &mut |sentence| eprintln!("{sentence}")).await?;
     inspect(&profiler).await
 }
 

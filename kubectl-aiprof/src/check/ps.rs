@@ -27,7 +27,7 @@ pub fn run(props: &CheckProps) -> Result<(), CheckError> {
 
 async fn look(props: &ClusterProps) -> Result<Inspection, ClusterError> {
     let cluster = Cluster::find(props).await?;
-    let profiler = cluster::prepare(&cluster, props, &mut |sentence| eprintln!("{sentence}")).await?;
+    let profiler = cluster::prepare(&cluster, props, true, &mut |sentence| eprintln!("{sentence}")).await?;
     inspect(&profiler).await
 }
 

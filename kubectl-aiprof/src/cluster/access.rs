@@ -110,6 +110,13 @@ pub fn refused(grants: &[Grant], answers: &[Answer]) -> Vec<Grant> {
     grants.iter().filter(missing).cloned().collect()
 }
 
+/// The Role of all that is missing for this target; of all that is needed where the API does not say what is missing.
+pub async fn missing_role(cluster: &Cluster, target: &TargetName) -> String {
+    let needed = needed(target);
+    let missing = review(cluster, &needed).await.map(|answers| refused(&needed, &answers)).unwrap_or_default();
+    role_yaml(&cluster.namespace, if missing.is_empty() { &needed } else { &missing })
+}
+
 fn question(namespace: &str, grant: &Grant, verb: &str) -> SelfSubjectAccessReview {
     let (resource, subresource) = match grant.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),

@@ -121,7 +121,10 @@ fn why_no_config(error: &KubeconfigError, props: &ClusterProps) -> String {
         }
         KubeconfigError::CurrentContextNotSet => "the kubeconfig has no current context".to_owned(),
         KubeconfigError::LoadContext(_) if props.context.is_some() => {
-            format!("the kubeconfig has no context \"{}\"", props.context.as_deref().unwrap_or_default())
+            format!(
+                "the kubeconfig has no context \"{}\" (see `kubectl config get-contexts`)",
+                props.context.as_deref().unwrap_or_default()
+            )
         }
         other => format!("the kubeconfig cannot be used: {}", chain(other)),
     }

@@ -221,6 +221,7 @@ pub fn says_no_program(message: &str) -> bool {
 
 const NO_SHELL: &str =
     "; this image has no shell to bring the profiler in by: give --image REF, an image that holds the profiler";
+const NO_PROFILER: &str = "; this image does not hold /aiprof-profiler: give another --image, or leave it out";
 const NO_TOOLS: &str = "; this image lacks mkdir or sleep: give --image REF, an image that holds the profiler";
 const CHECK_IMAGE: &str = "; check --image, and that the pod's pull secrets reach it";
 const PRELOAD: &str = "; load the image on the node, or let the kubelet pull it";
@@ -233,7 +234,9 @@ fn hint_of_reason(reason: &str, message: &str) -> Option<&'static str> {
             Some(CHECK_IMAGE)
         }
         "ErrImageNeverPull" => Some(PRELOAD),
-        "RunContainerError" | "StartError" | "CreateContainerError" if says_no_program(message) => Some(NO_SHELL),
+        "RunContainerError" | "StartError" | "CreateContainerError" if says_no_program(message) => {
+            Some(no_program(message))
+        }
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => Some(SEE_POD),
         _ => None,
     }
@@ -241,11 +244,16 @@ fn hint_of_reason(reason: &str, message: &str) -> Option<&'static str> {
 
 fn hint_of_exit(code: i32, message: &str) -> &'static str {
     match code {
-        _ if says_no_program(message) => NO_SHELL,
+        _ if says_no_program(message) => no_program(message),
         120 | 122 => NO_TOOLS,
         121 => "; the profiler did not arrive within a minute: try again",
         _ => "",
     }
+}
+
+/// What to do where there is no such program: the one of an image of ours, or the shell of the target's.
+fn no_program(message: &str) -> &'static str {
+    if message.contains(IN_IMAGE) { NO_PROFILER } else { NO_SHELL }
 }
 
 fn joined(message: &str) -> String {

@@ -194,10 +194,16 @@ fn status_error(status: &Status, doing: &Doing, cluster: &Cluster) -> ClusterErr
         404 => ClusterError::NotFound {
             doing: words,
             message,
-            hint: format!("; see `kubectl get pods -n {}`", cluster.namespace),
+            hint: format!("; see `kubectl get {} -n {}`", kind(doing), cluster.namespace),
         },
         _ => ClusterError::Api { doing: words, message },
     }
+}
+
+/// What to list when the object is not found.
+fn kind(doing: &Doing) -> &'static str {
+    let resource = doing.grants.first().map_or("pods", |grant| grant.resource);
+    resource.split_once('/').map_or(resource, |(kind, _)| kind)
 }
 
 /// Whether the resource itself is unknown, not one object of it.

@@ -11,10 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Cluster, ClusterError, ClusterProps, ImageSource, PodTarget,
-    access::PATCH_EPHEMERAL,
+    access::{self, PATCH_EPHEMERAL},
     container::{self, ContainerError, Living, Progress},
     error::Doing,
-    exec::Place,
+    exec::{self, Place},
     pick,
     upload::Program,
 };
@@ -27,6 +27,8 @@ const START: Duration = Duration::from_mins(1);
 const PULL: Duration = Duration::from_mins(3);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(150);
+/// A container that lives answers within so long.
+const PROBE: Duration = Duration::from_secs(5);
 /// Its last lines are waited for so long.
 const LOG: Duration = Duration::from_secs(5);
 /// How many of them.
@@ -41,20 +43,36 @@ pub struct Profiler {
     pub program: &'static str,
     /// Beside whom.
     pub target: PodTarget,
+    /// Whether its container was there before: it may end at any moment, or serve somebody else.
+    pub reused: bool,
 }
 
-/// Brings a profiler into the pod and gives it; `say` takes a sentence for the user.
+/// Brings a profiler into the pod, or takes one that is there if `reuse` says so, and gives it; `say` takes a sentence for the user.
 ///
 /// # Errors
 /// The pod is no target, the API refuses, the container does not start, or the profiler does not get there.
 pub async fn prepare(
     cluster: &Cluster,
     props: &ClusterProps,
+    reuse: bool,
     say: &mut dyn FnMut(&str),
 ) -> Result<Profiler, ClusterError> {
-    let (pod, target) = pick::pick(cluster, props).await?;
-    say(&chosen(&target));
-    prepare_in(cluster, props, &pod, target, say).await
+    let prepared = async {
+        let (pod, target) = pick::pick(cluster, props).await?;
+        // A second try has told it before.
+        if reuse {
+            say(&chosen(&target));
+        }
+        prepare_in(cluster, props, &pod, target, reuse, say).await
+    };
+    match prepared.await {
+        // Who lacks one right may lack others: all that are missing are told at once.
+        Err(ClusterError::Rbac { doing, message, .. }) => {
+            let role = access::missing_role(cluster, &props.target).await;
+            Err(ClusterError::Rbac { doing, message, role })
+        }
+        prepared => prepared,
+    }
 }
 
 /// The same for a pod that was picked already.
@@ -66,6 +84,7 @@ pub async fn prepare_in(
     props: &ClusterProps,
     pod: &Pod,
     target: PodTarget,
+    reuse: bool,
     say: &mut dyn FnMut(&str),
 ) -> Result<Profiler, ClusterError> {
     let program = match props.image {
@@ -73,16 +92,21 @@ pub async fn prepare_in(
         ImageSource::Image(_) => None,
     };
     let place = |name: &str| Place { cluster: cluster.clone(), pod: target.pod.clone(), container: name.to_owned() };
-    for living in container::living(pod, &target, props) {
+    let living = if reuse { container::living(pod, &target, props) } else { Vec::new() };
+    for living in living {
         let place = place(&living.name);
-        // Another version's program is left to its own plugin.
+        // Another version's program is left to its own plugin; a container that has just ended runs nothing.
         let same = match (&program, living.uploaded) {
             (Some(program), true) => program.is_there(&place).await,
-            (_, uploaded) => !uploaded,
+            (None, true) => false,
+            (_, false) => {
+                let command = [living.program(), "--version"].map(str::to_owned);
+                exec::run(&place, &command, &[], PROBE).await.is_ok()
+            }
         };
         if same {
             say(&format!("using container {} again", living.name));
-            return Ok(Profiler { place, program: living.program(), target });
+            return Ok(Profiler { place, program: living.program(), target, reused: true });
         }
     }
     let name = container::new_name()?;
@@ -94,7 +118,7 @@ pub async fn prepare_in(
         program.upload(&place).await?;
     }
     let living = Living { name, uploaded: program.is_some() };
-    Ok(Profiler { place, program: living.program(), target })
+    Ok(Profiler { place, program: living.program(), target, reused: false })
 }
 
 /// Which pod and container it is, for the user.

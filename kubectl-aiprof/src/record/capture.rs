@@ -18,7 +18,7 @@ use super::{
     held::HeldCommand,
     output::Spool,
     progress::Display,
-    session::{Outcome, Session},
+    session::{Outcome, Session, printable},
 };
 use crate::transport::{Connection, Ended, Life};
 
@@ -64,6 +64,8 @@ impl Signals {
 pub enum Captured {
     /// The profiler has ended, by itself or since the stream broke.
     Ended(Outcome),
+    /// It failed before its window opened, for this reason, and may be tried with another profiler.
+    Again(String),
     /// The user gave up: nothing is to be kept.
     GivenUp,
 }
@@ -79,12 +81,14 @@ pub struct Ends<'a> {
     pub signals: &'a mut Signals,
     /// The program to let go once the window is open, and to wait for.
     pub command: Option<&'a mut HeldCommand>,
+    /// Whether it is worth to try again with another profiler if this one does not open the window.
+    pub again: bool,
 }
 
 /// Runs a capture to its end. On an error, and if the user gives up, the profiler is ended.
 pub async fn capture(mut connection: Connection, request: &Request, ends: Ends<'_>) -> Result<Captured, RecordError> {
     let captured = exchange(&mut connection, request, ends).await;
-    if !matches!(captured, Ok(Captured::Ended(_))) {
+    if !matches!(captured, Ok(Captured::Ended(_) | Captured::Again(_))) {
         kill(connection.life.as_mut()).await;
     }
     captured
@@ -92,7 +96,7 @@ pub async fn capture(mut connection: Connection, request: &Request, ends: Ends<'
 
 async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>) -> Result<Captured, RecordError> {
     let Connection { requests, capture, progress, life } = connection;
-    let Ends { spool, display, signals, mut command } = ends;
+    let Ends { spool, display, signals, mut command, again } = ends;
     send(requests, request).await;
 
     let mut session = Session::default();
@@ -129,7 +133,8 @@ async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>
                     // A held command is not yet the program that the user knows; its name follows when it is.
                     let held = command.as_deref().filter(|_| !released).map(HeldCommand::pid);
                     let unnamed = matches!(line.progress, Progress::Process { pid, .. } if Some(pid) == held);
-                    if !unnamed || matches!(display, Display::Json) {
+                    let held_back = again && !session.started() && matches!(line.progress, Progress::Error { .. });
+                    if !held_back && (!unnamed || matches!(display, Display::Json)) {
                         display.show(&line);
                     }
                 }
@@ -172,7 +177,11 @@ async fn exchange(connection: &mut Connection, request: &Request, ends: Ends<'_>
         Some((how, _)) => how,
         None => kill(life.as_mut()).await,
     };
-    Ok(Captured::Ended(session.finish(&how, broken.as_deref())))
+    let started = session.started();
+    match session.finish(&how, broken.as_deref()) {
+        Outcome::Failed { message, .. } if again && !started => Ok(Captured::Again(printable(&message))),
+        outcome => Ok(Captured::Ended(outcome)),
+    }
 }
 
 /// Sends one line. A failure is told by how the profiler ends.

@@ -1,6 +1,6 @@
 //! `record`: from what the user asked to an archive.
 //!
-//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`held`] starts the user's program, [`output`] says
+//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`held`] starts the user's program, [`pod`] records in a pod, [`output`] says
 //! where things go, [`progress`] and [`summary`] tell the user. This file joins them.
 
 #[cfg(target_os = "linux")]
@@ -8,6 +8,8 @@ pub mod capture;
 #[cfg(target_os = "linux")]
 pub mod held;
 pub mod output;
+#[cfg(target_os = "linux")]
+pub mod pod;
 pub mod progress;
 pub mod session;
 pub mod summary;
@@ -39,13 +41,9 @@ use self::{
 use crate::{
     EXIT_FAILED, EXIT_GIVEN_UP, EXIT_PARTIAL,
     advice::advice,
-    cluster::{self, Cluster, ClusterError, ClusterProps},
+    cluster::{ClusterError, ClusterProps},
     open,
-    transport::{
-        self, Connection,
-        local::{self, LocalError},
-        way::PodWay,
-    },
+    transport::local::{self, LocalError},
 };
 
 /// A program that outlives its window has so long to end by itself.
@@ -196,29 +194,23 @@ async fn record(props: &RecordProps, display: &mut Display) -> Result<Recorded, 
         Target::Running { .. } | Target::Pod { .. } => None,
     };
     let request = request(props, command.as_ref().map(HeldCommand::pid));
-    let connection = match &props.target {
-        Target::Pod { cluster, .. } => tokio::select! {
-            connection = in_pod(cluster, display) => connection?,
-            // A container that was added ends by itself.
-            () = signals.next() => return Ok(Recorded::GivenUp),
-        },
-        Target::Running { .. } | Target::Command { .. } => local::start(props.profiler.as_deref())?,
+    let mut started_at = SystemTime::now();
+    let captured = match &props.target {
+        Target::Pod { cluster, .. } => {
+            pod::capture(cluster, &request, &mut started_at, &mut spool, display, &mut signals).await
+        }
+        Target::Running { .. } | Target::Command { .. } => {
+            let connection = local::start(props.profiler.as_deref())?;
+            let (spool, signals) = (&mut spool, &mut signals);
+            let ends = Ends { spool, display, signals, command: command.as_mut(), again: false };
+            capture::capture(connection, &request, ends).await
+        }
     };
-    let started_at = SystemTime::now();
-    let ends = Ends { spool: &mut spool, display, signals: &mut signals, command: command.as_mut() };
-    let captured = capture::capture(connection, &request, ends).await;
     let recorded = keep(captured, &request, started_at, &path, &mut spool, display);
     if let Some(command) = &mut command {
         end_command(command, &mut signals, display).await;
     }
     recorded
-}
-
-/// A profiler in the pod, ready to be asked.
-async fn in_pod(props: &ClusterProps, display: &Display) -> Result<Connection, RecordError> {
-    let found = Cluster::find(props).await?;
-    let profiler = cluster::prepare(&found, props, &mut |sentence| display.say(sentence)).await?;
-    transport::cluster::connect(PodWay::new(profiler)).map_err(RecordError::Machine)
 }
 
 fn request(props: &RecordProps, started: Option<u32>) -> Request {
@@ -247,6 +239,7 @@ fn keep(
 ) -> Result<Recorded, RecordError> {
     let (manifest, torn) = match captured? {
         Captured::GivenUp => return Ok(Recorded::GivenUp),
+        Captured::Again(message) => return Err(RecordError::Profiler { message, hint: String::new() }),
         Captured::Ended(Outcome::Failed { message, hint }) => {
             return Err(RecordError::Profiler {
                 message: printable(&message).trim_end_matches('.').to_owned(),

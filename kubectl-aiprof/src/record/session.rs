@@ -179,10 +179,8 @@ impl Session {
             return None;
         }
         match serde_json::from_str(&raw) {
-            Ok(progress) if !too_long => {
-                self.note(&progress);
-                Some(ProgressLine { raw, progress })
-            }
+            // A profiler says where it stands again to each new session.
+            Ok(progress) if !too_long => self.note(&progress).then_some(ProgressLine { raw, progress }),
             _ => {
                 self.other_lines.truncate(KEPT_LINES - 1);
                 self.other_lines.push_front(printable(&raw));
@@ -191,18 +189,24 @@ impl Session {
         }
     }
 
-    fn note(&mut self, progress: &Progress) {
+    /// Remembers what a line says; whether that is new.
+    fn note(&mut self, progress: &Progress) -> bool {
         match progress {
             Progress::Process { pid, name, python } => {
+                let process = NamedProcess { pid: *pid, name: name.clone(), python: python.clone() };
+                if self.processes.contains(&process) {
+                    return false;
+                }
                 self.processes.retain(|process| process.pid != *pid);
-                self.processes.push(NamedProcess { pid: *pid, name: name.clone(), python: python.clone() });
+                self.processes.push(process);
             }
-            Progress::Started { .. } => self.started = true,
+            Progress::Started { .. } => return !mem::replace(&mut self.started, true),
             Progress::Tick { elapsed_ms, .. } => self.elapsed_ms = *elapsed_ms,
-            Progress::Finishing { reason } => self.finishing = Some(*reason),
+            Progress::Finishing { reason } => return self.finishing.replace(*reason).is_none(),
             Progress::Error { message, hint } => self.error = Some((message.clone(), hint.clone())),
             Progress::Warning { .. } => {}
         }
+        true
     }
 }
 
@@ -254,6 +258,17 @@ mod tests {
         let lines: Vec<_> = bytes.chunks(3).flat_map(|piece| session.progress_bytes(piece)).collect();
         assert_eq!(lines.iter().map(|line| line.progress.clone()).collect::<Vec<_>>(), [started, tick]);
         assert!(session.started() && !session.finishing());
+    }
+
+    #[test]
+    fn what_is_said_again_is_told_once() {
+        let mut session = Session::default();
+        let process = |name: &str| Progress::Process { pid: 7, name: name.into(), python: None };
+        let started = Progress::Started { duration_ms: None, processes: 1, threads: 1 };
+        let finishing = Progress::Finishing { reason: EndReason::Duration };
+        let mut told = |progress: &Progress| session.progress_bytes(&line(progress)).len();
+        let said = [process("a"), started.clone(), process("a"), started, process("b"), finishing.clone(), finishing];
+        assert_eq!(said.each_ref().map(&mut told), [1, 1, 0, 0, 1, 1, 0]);
     }
 
     #[test]

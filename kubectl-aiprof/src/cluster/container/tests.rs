@@ -146,6 +146,9 @@ fn an_image_without_a_shell_leads_to_another_image() {
         let text = sentence(&json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": message}}));
         assert!(text.contains("has no shell") && text.contains("--image REF"), "{text}");
     }
+    let message = "exec: \"/aiprof-profiler\": stat /aiprof-profiler: no such file or directory";
+    let text = sentence(&json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": message}}));
+    assert!(text.contains("does not hold /aiprof-profiler"), "{text}");
     let text = sentence(&json!({"terminated": {"exitCode": 1, "reason": "Error"}}));
     assert_eq!(text, "the profiler's container aiprof-abcde ended: Error, exit code 1");
 }
