@@ -60,6 +60,7 @@ impl StandIn {
         for namespace in ["default", "kube-system"] {
             crate::resources::put_namespace(&app.store, namespace, &json!({}));
         }
+        tokio::spawn(crate::controller::run(app.store.clone()));
         let token = app.tokens.issue(administrator());
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
