@@ -89,7 +89,7 @@ pub(crate) async fn answer(app: &Arc<App>, request: Request) -> Result<Response,
             let upgrade = upgrade.map_err(|why| Refusal::bad_request(format!("Upgrade request required: {why}")))?;
             streams::answer(app, &asked, upgrade)
         }
-        ("pods", "log", "get") => logs::answer(app, &asked).await,
+        ("pods", "log", "get") => logs::answer(app, &asked),
         ("pods", "ephemeralcontainers", "patch") => {
             let body = body_of(request).await?;
             ephemeral::patch(app, &asked, &body)

@@ -18,6 +18,7 @@ fn faults_happen_as_ordered() {
     };
     namespace.python_pod("x", BUSY);
 
+    let input = vec![b'x'; 200_000];
     // Two connections are cut after 100,000 bytes, the third is not.
     stand_in.set_faults(Faults {
         cut: Some(Cut { after_bytes: 100_000, times: 2, command: "cat".into() }),
@@ -26,11 +27,11 @@ fn faults_happen_as_ordered() {
     let output = namespace.kubectl(["exec", "x", "--", "head", "-c", "200000", "/dev/zero"]);
     assert_eq!(output.stdout.len(), 200_000, "another command is left alone");
     for _ in 0..2 {
-        let output = namespace.kubectl_with(["exec", "-i", "x", "--", "cat"], &[b'x'; 200_000]);
+        let output = namespace.kubectl_with(["exec", "-i", "x", "--", "cat"], &input);
         assert!(!output.status.success());
         assert_eq!(output.stdout.len(), 100_000, "{}", stderr(&output));
     }
-    assert_eq!(namespace.kubectl_with(["exec", "-i", "x", "--", "cat"], &[b'x'; 200_000]).stdout.len(), 200_000);
+    assert_eq!(namespace.kubectl_with(["exec", "-i", "x", "--", "cat"], &input).stdout.len(), 200_000);
     assert_eq!(stand_in.faults().cut.map(|cut| cut.times), Some(0));
 
     // What runs open is cut on command, and what ran in the container sees the end of its standard input.

@@ -48,7 +48,7 @@ pub struct Cluster {
     pub image: String,
     kubectl: OsString,
     stand_in: Option<(StandIn, Runtime)>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -65,7 +65,7 @@ impl Cluster {
             let kubeconfig = std::env::var_os("KUBECONFIG").expect("KUBECONFIG names the external cluster").into();
             let image = std::env::var("AIPROF_E2E_IMAGE")
                 .expect("AIPROF_E2E_IMAGE names an image that the external cluster has");
-            return Self { kubeconfig, image, kubectl, stand_in: None, _folder: folder };
+            return Self { kubeconfig, image, kubectl, stand_in: None, folder };
         }
         let image = script("e2e-image.sh", "AIPROF_E2E_IMAGE");
         let runtime = Runtime::new().expect("a runtime for the stand-in");
@@ -74,7 +74,7 @@ impl Cluster {
             .expect("the stand-in starts (as root, with podman and runc)");
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, stand_in.kubeconfig()).expect("a kubeconfig");
-        Self { kubeconfig, image, kubectl, stand_in: Some((stand_in, runtime)), _folder: folder }
+        Self { kubeconfig, image, kubectl, stand_in: Some((stand_in, runtime)), folder }
     }
 
     /// The stand-in, for what can only be ordered there; none on a real cluster, where such a test has nothing to do.
@@ -110,15 +110,15 @@ pub struct Namespace {
 impl Namespace {
     /// A new one.
     pub fn new() -> Self {
-        Self::with_labels(json!({}))
+        Self::with_labels(&json!({}))
     }
 
     /// A new one, with a level of Pod Security that is enforced.
     pub fn enforcing(level: &str) -> Self {
-        Self::with_labels(json!({"pod-security.kubernetes.io/enforce": level}))
+        Self::with_labels(&json!({"pod-security.kubernetes.io/enforce": level}))
     }
 
-    fn with_labels(labels: Value) -> Self {
+    fn with_labels(labels: &Value) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("aiprof-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let namespace = Self { cluster: Cluster::get(), name };
@@ -204,7 +204,7 @@ impl Namespace {
         let view = self.kubectl(["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
         let mut config: Value = serde_json::from_slice(&view.stdout).expect("kubectl prints JSON");
         config["users"][0]["user"] = json!({"token": token});
-        let path = self.cluster._folder.path().join(format!("{}-{name}", self.name));
+        let path = self.cluster.folder.path().join(format!("{}-{name}", self.name));
         std::fs::write(&path, config.to_string()).expect("a kubeconfig");
         path
     }
@@ -266,9 +266,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let output = self.kubectl(["delete", "namespace", &self.name, "--timeout=60s"]);
-        if !output.status.success() && !thread::panicking() {
-            panic!("kubectl delete namespace: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        assert!(output.status.success() || thread::panicking(), "kubectl delete namespace: {}", stderr(&output));
     }
 }
 
