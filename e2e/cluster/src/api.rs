@@ -89,7 +89,7 @@ pub(crate) async fn answer(app: &Arc<App>, request: Request) -> Result<Response,
             let upgrade = upgrade.map_err(|why| Refusal::bad_request(format!("Upgrade request required: {why}")))?;
             streams::answer(app, &asked, upgrade)
         }
-        ("pods", "log", "get") => logs::answer(app, &asked).await,
+        ("pods", "log", "get") => logs::answer(app, &asked),
         ("pods", "ephemeralcontainers", "patch") => {
             let body = body_of(request).await?;
             ephemeral::patch(app, &asked, &body)
@@ -120,6 +120,13 @@ pub(crate) async fn answer(app: &Arc<App>, request: Request) -> Result<Response,
 }
 
 async fn body_of(request: Request) -> Result<Value, Refusal> {
+    let content_type =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.contains("protobuf") {
+        // A client that prefers protobuf turns to JSON at this answer.
+        let why = "the body of the request was in an unknown format - accepted media types include: application/json";
+        return Err(Refusal::unsupported_media_type(why));
+    }
     let bytes =
         to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|why| Refusal::bad_request(why.to_string()))?;
     if bytes.is_empty() {

@@ -108,6 +108,6 @@ impl Board {
 
 impl Cut {
     fn meant(&self, command: &[String]) -> bool {
-        self.command.is_empty() || command.iter().any(|word| *word == self.command)
+        self.command.is_empty() || command.contains(&self.command)
     }
 }

@@ -17,6 +17,7 @@
 mod api;
 mod cgroup;
 mod control;
+mod controller;
 mod discovery;
 mod ephemeral;
 mod faults;

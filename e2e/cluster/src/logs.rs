@@ -53,7 +53,7 @@ pub(crate) fn status_of(pod: &Value, container: &str) -> Value {
 }
 
 /// Sends a log.
-pub(crate) async fn answer(app: &Arc<App>, asked: &Asked) -> Result<Response, Refusal> {
+pub(crate) fn answer(app: &Arc<App>, asked: &Asked) -> Result<Response, Refusal> {
     let (pod, container) = container(app, asked)?;
     let Some(name) = app.node.container(&text(&pod["metadata"]["uid"]), &container) else {
         let reason = status_of(&pod, &container)["state"]["waiting"]["reason"]

@@ -90,7 +90,7 @@ impl Node {
             let name = podman_name(uid, "POD", 0);
             // Waits for its children, so that none of the pod's orphans stays a zombie.
             let pause = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait; done";
-            let mut arguments = self.common(&name, pod);
+            let mut arguments = Self::common(&name, pod);
             arguments.extend(["--entrypoint".into(), json!(["/bin/sh", "-c", pause]).to_string(), image]);
             podman::start(&arguments, &self.folder.path().join(&name)).await?;
             self.remember(uid, "", &name);
@@ -120,16 +120,16 @@ impl Node {
         let name = text(&container["name"]);
         let mut attempt = 0_u32;
         let mut back_off = BACK_OFF;
-        self.note(key, uid, statuses, &container, State::waiting("ContainerCreating", ""), 0);
+        self.note(key, uid, statuses, &container, &State::waiting("ContainerCreating", ""), 0);
         loop {
             let Some(pod) = self.living(key, uid) else { return };
             if let Some((reason, message)) = self.obstacle(&pod, &container, statuses).await {
-                self.note(key, uid, statuses, &container, State::waiting(&reason, &message), attempt);
+                self.note(key, uid, statuses, &container, &State::waiting(&reason, &message), attempt);
                 tokio::time::sleep(back_off).await;
                 if reason == "ErrImagePull" {
                     let message =
                         format!("Back-off pulling image \"{}\": {reason}: {message}", text(&container["image"]));
-                    self.note(key, uid, statuses, &container, State::waiting("ImagePullBackOff", &message), attempt);
+                    self.note(key, uid, statuses, &container, &State::waiting("ImagePullBackOff", &message), attempt);
                     back_off = (back_off * 2).min(Duration::from_secs(20));
                     tokio::time::sleep(back_off).await;
                 }
@@ -145,7 +145,7 @@ impl Node {
                         return;
                     }
                     let running = State::running(&started.id, &begun_at);
-                    self.note(key, uid, statuses, &container, running, attempt);
+                    self.note(key, uid, statuses, &container, &running, attempt);
                     let ended = started.ended(&podman_name).await;
                     let exit_code = ended.map_or(255, |ended| ended.exit_code);
                     let reason = if exit_code == 0 { "Completed" } else { "Error" };
@@ -154,7 +154,7 @@ impl Node {
                         uid,
                         statuses,
                         &container,
-                        State::terminated(&started.id, exit_code, reason, "", &begun_at),
+                        &State::terminated(&started.id, exit_code, reason, "", &begun_at),
                         attempt,
                     );
                     exit_code
@@ -166,7 +166,7 @@ impl Node {
                         uid,
                         statuses,
                         &container,
-                        State::terminated("", 128, "StartError", &message, &begun_at),
+                        &State::terminated("", 128, "StartError", &message, &begun_at),
                         attempt,
                     );
                     128
@@ -182,7 +182,7 @@ impl Node {
             if attempt > 1 {
                 let message =
                     format!("back-off {}s restarting failed container={name} pod={}", back_off.as_secs(), key.2);
-                self.note(key, uid, statuses, &container, State::waiting("CrashLoopBackOff", &message), attempt);
+                self.note(key, uid, statuses, &container, &State::waiting("CrashLoopBackOff", &message), attempt);
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(Duration::from_secs(20));
             }
@@ -242,7 +242,7 @@ impl Node {
     }
 
     async fn start(&self, pod: &Value, uid: &str, container: &Value, name: &str) -> Result<podman::Started> {
-        let mut arguments = self.common(name, pod);
+        let mut arguments = Self::common(name, pod);
         let space = if pod["spec"]["hostPID"] == true {
             "host".to_owned()
         } else if let Some(pause) = self.container(uid, "") {
@@ -285,7 +285,7 @@ impl Node {
     }
 
     /// Options that all containers of a pod have.
-    fn common(&self, name: &str, pod: &Value) -> Vec<String> {
+    fn common(name: &str, pod: &Value) -> Vec<String> {
         let label = format!("{OWNER}={}", std::process::id());
         let mut options: Vec<String> = ["--name", name, "--label", &label].map(str::to_owned).into();
         if pod["spec"]["hostNetwork"] != true {
@@ -359,7 +359,7 @@ impl Node {
             .filter(|pod| pod["metadata"]["uid"] == *uid && pod["metadata"]["deletionTimestamp"].is_null())
     }
 
-    fn note(&self, key: &Key, uid: &str, statuses: &str, container: &Value, state: State, restarts: u32) {
+    fn note(&self, key: &Key, uid: &str, statuses: &str, container: &Value, state: &State, restarts: u32) {
         self.store.update(key, |pod| {
             if pod["metadata"]["uid"] == *uid {
                 pod_status::note(pod, statuses, container, state, restarts);

@@ -54,13 +54,13 @@ pub(crate) fn scheduled(pod: &mut Value) {
     for field in ["initContainers", "containers"] {
         let statuses = format!("{}Statuses", field.trim_end_matches('s'));
         for container in list(&pod["spec"][field]) {
-            note(pod, &statuses, &container, State::waiting("ContainerCreating", ""), 0);
+            note(pod, &statuses, &container, &State::waiting("ContainerCreating", ""), 0);
         }
     }
 }
 
 /// Sets the state of one container, and what follows from it for the pod.
-pub(crate) fn note(pod: &mut Value, statuses: &str, container: &Value, state: State, restarts: u32) {
+pub(crate) fn note(pod: &mut Value, statuses: &str, container: &Value, state: &State, restarts: u32) {
     let name = text(&container["name"]);
     let before = list(&pod["status"][statuses]).into_iter().find(|status| status["name"] == name);
     let old = before.as_ref().map_or(Value::Null, |status| status["state"].clone());
@@ -124,17 +124,17 @@ mod tests {
         let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}});
         scheduled(&mut pod);
         let (a, b) = (json!({"name": "a", "image": "i"}), json!({"name": "b", "image": "i"}));
-        note(&mut pod, "containerStatuses", &a, State::running("1", "t"), 0);
+        note(&mut pod, "containerStatuses", &a, &State::running("1", "t"), 0);
         assert_eq!(pod["status"]["phase"], "Pending");
-        note(&mut pod, "containerStatuses", &b, State::running("2", "t"), 0);
+        note(&mut pod, "containerStatuses", &b, &State::running("2", "t"), 0);
         assert_eq!(pod["status"]["phase"], "Running");
         assert_eq!(
             pod["status"]["conditions"][3],
             json!({"type": "Ready", "status": "True",
             "lastTransitionTime": pod["status"]["conditions"][3]["lastTransitionTime"]})
         );
-        note(&mut pod, "containerStatuses", &a, State::terminated("1", 137, "Error", "", "t"), 0);
-        note(&mut pod, "containerStatuses", &a, State::running("3", "t"), 1);
+        note(&mut pod, "containerStatuses", &a, &State::terminated("1", 137, "Error", "", "t"), 0);
+        note(&mut pod, "containerStatuses", &a, &State::running("3", "t"), 1);
         let status = &pod["status"]["containerStatuses"][0];
         assert_eq!((&status["restartCount"], &status["lastState"]["terminated"]["exitCode"]), (&json!(1), &json!(137)));
         assert_eq!(status["containerID"], "containerd://3");
@@ -145,9 +145,9 @@ mod tests {
         let mut pod = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}]}});
         scheduled(&mut pod);
         let container = json!({"name": "a", "image": "i"});
-        note(&mut pod, "containerStatuses", &container, State::terminated("1", 0, "Completed", "", "t"), 0);
+        note(&mut pod, "containerStatuses", &container, &State::terminated("1", 0, "Completed", "", "t"), 0);
         assert_eq!(pod["status"]["phase"], "Succeeded");
-        note(&mut pod, "containerStatuses", &container, State::terminated("1", 3, "Error", "", "t"), 0);
+        note(&mut pod, "containerStatuses", &container, &State::terminated("1", 3, "Error", "", "t"), 0);
         assert_eq!(pod["status"]["phase"], "Failed");
     }
 }

@@ -60,6 +60,7 @@ impl StandIn {
         for namespace in ["default", "kube-system"] {
             crate::resources::put_namespace(&app.store, namespace, &json!({}));
         }
+        tokio::spawn(crate::controller::run(app.store.clone()));
         let token = app.tokens.issue(administrator());
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
@@ -69,11 +70,13 @@ impl StandIn {
     }
 
     /// A kubeconfig (JSON, which is YAML) of the administrator.
+    #[must_use]
     pub fn kubeconfig(&self) -> String {
         self.kubeconfig_with(&self.token, "default")
     }
 
     /// A kubeconfig with another token and namespace.
+    #[must_use]
     pub fn kubeconfig_with(&self, token: &str, namespace: &str) -> String {
         let server = format!("https://{}", self.address);
         let authority = STANDARD.encode(&self.certificate);
@@ -87,11 +90,13 @@ impl StandIn {
     }
 
     /// Where it listens.
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The administrator's token.
+    #[must_use]
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -102,11 +107,13 @@ impl StandIn {
     }
 
     /// What is broken, with the cuts that are left.
+    #[must_use]
     pub fn faults(&self) -> Faults {
         self.app.board.get()
     }
 
     /// Cuts all exec connections; gives how many there were.
+    #[expect(clippy::must_use_candidate, reason = "the cut is what counts")]
     pub fn cut_now(&self) -> usize {
         self.app.board.cut_now()
     }

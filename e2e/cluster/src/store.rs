@@ -61,6 +61,7 @@ impl Store {
             metadata["namespace"] = json!(key.1);
         }
         metadata["uid"] = json!(uid());
+        metadata["generation"] = json!(1);
         metadata["creationTimestamp"] = json!(now());
         Some(self.put(&mut inner, "ADDED", key, object))
     }

@@ -82,8 +82,6 @@ fn make_pods(app: &Arc<App>, key: &Key, workload: &Value) -> Result<(), Refusal>
         pod["metadata"]["ownerReferences"] = json!([owner(kind, key, workload)]);
         create_pod(app, ("pods".into(), key.1.clone(), format!("{}-{end}", key.2)), pod, false)?;
     }
-    let field = if kind == "Job" { "active" } else { "replicas" };
-    app.store.update(key, |object| object["status"][field] = json!(count));
     Ok(())
 }
 
@@ -102,7 +100,6 @@ fn make_replica_set(app: &Arc<App>, key: &Key, deployment: &Value) -> Result<(),
     let made =
         app.store.create(set_key.clone(), set).ok_or_else(|| Refusal::already_exists("replicasets.apps", &name))?;
     make_pods(app, &set_key, &made)?;
-    app.store.update(key, |object| object["status"]["replicas"] = deployment["spec"]["replicas"].clone());
     Ok(())
 }
 
