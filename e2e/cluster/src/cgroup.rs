@@ -1,6 +1,9 @@
 //! The cgroup of a pod that has a memory limit: its containers live below it and share the limit, as on a real node.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -8,6 +11,8 @@ use serde_json::Value;
 use crate::node::list;
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// Before the process id of the stand-in and the uid of the pod.
+const PREFIX: &str = "aiprof-e2e-";
 
 /// The sum of the containers' memory limits in bytes, if each has one.
 pub(crate) fn pod_limit(pod: &Value) -> Option<u64> {
@@ -36,14 +41,13 @@ pub(crate) fn bytes(quantity: &Value) -> Option<u64> {
 
 /// Path below each controller.
 pub(crate) fn path(pod_uid: &str) -> String {
-    format!("/aiprof-e2e-{pod_uid}")
+    format!("/{PREFIX}{}-{pod_uid}", std::process::id())
 }
 
-fn folders(pod_uid: &str) -> Vec<PathBuf> {
-    let name = path(pod_uid);
-    let name = name.trim_start_matches('/');
-    let below = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path().join(name));
-    below.chain([PathBuf::from(ROOT).join(name)]).collect()
+/// The root of each controller, and of the unified hierarchy.
+fn controllers() -> Vec<PathBuf> {
+    let below = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path());
+    below.chain([PathBuf::from(ROOT)]).collect()
 }
 
 /// Makes the cgroup with its limit.
@@ -57,11 +61,35 @@ pub(crate) fn create(pod_uid: &str, limit_bytes: u64) -> Result<()> {
         .with_context(|| format!("cannot set {file} of {}", folder.display()))
 }
 
-/// Removes it, where it is empty.
+/// Removes it; its containers must be gone.
 pub(crate) fn remove(pod_uid: &str) {
-    for folder in folders(pod_uid) {
-        let _ = fs::remove_dir(folder);
+    for controller in controllers() {
+        remove_folder(&controller.join(path(pod_uid).trim_start_matches('/')));
     }
+}
+
+/// Removes those of stand-ins that are no more.
+pub(crate) fn remove_orphans() {
+    for entry in controllers().iter().filter_map(|controller| fs::read_dir(controller).ok()).flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|rest| rest.split_once('-'))
+            .map(|(owner, _)| owner);
+        if owner.is_some_and(|owner| owner.parse::<u32>().is_ok() && !PathBuf::from(format!("/proc/{owner}")).exists())
+        {
+            remove_folder(&entry.path());
+        }
+    }
+}
+
+/// A folder and the empty ones that the runtime may leave in it.
+fn remove_folder(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(entry.path());
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 #[cfg(test)]

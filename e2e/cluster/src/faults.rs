@@ -18,6 +18,8 @@ pub struct Faults {
     pub waiting: Option<Waiting>,
     /// Ephemeral containers start so much later.
     pub start_delay_ms: u64,
+    /// Exec connections that carry nothing for so long are cut, as by a proxy on the way; 0 for never.
+    pub idle_timeout_ms: u64,
     /// The server does not know `pods/ephemeralcontainers`.
     pub no_ephemeral_containers: bool,
     /// Streams only by the protocol version 4, as before Kubernetes 1.30.

@@ -23,6 +23,7 @@ mod ephemeral;
 mod faults;
 mod logs;
 mod node;
+mod obstacles;
 mod pod_security;
 mod pod_status;
 mod podman;

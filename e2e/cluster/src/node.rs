@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     faults::Board,
+    obstacles,
     pod_status::{self, State},
     podman,
     store::{Key, Store, now},
@@ -21,6 +22,8 @@ use crate::{
 pub const NODE: &str = "standin-node";
 /// Label of every container that a stand-in made; its value is the stand-in's process id.
 const OWNER: &str = "aiprof.e2e.owner";
+/// Label of every container of a pod, also of those that were started anew; its value is the pod's uid.
+const POD: &str = "aiprof.e2e.pod";
 /// First back-off before a container is started again; the next ones are twice as long each.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -92,7 +95,7 @@ impl Node {
             let pause = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait; done";
             let mut arguments = Self::common(&name, pod);
             arguments.extend(["--entrypoint".into(), json!(["/bin/sh", "-c", pause]).to_string(), image]);
-            podman::start(&arguments, &self.folder.path().join(&name)).await?;
+            podman::start(&arguments, self.folder.path().join(&name)).await?;
             self.remember(uid, "", &name);
         }
         Ok(())
@@ -123,7 +126,8 @@ impl Node {
         self.note(key, uid, statuses, &container, &State::waiting("ContainerCreating", ""), 0);
         loop {
             let Some(pod) = self.living(key, uid) else { return };
-            if let Some((reason, message)) = self.obstacle(&pod, &container, statuses).await {
+            let fault = self.board.get().waiting.filter(|_| statuses == "ephemeralContainerStatuses");
+            if let Some((reason, message)) = obstacles::obstacle(fault, &pod, &container).await {
                 self.note(key, uid, statuses, &container, &State::waiting(&reason, &message), attempt);
                 tokio::time::sleep(back_off).await;
                 if reason == "ErrImagePull" {
@@ -147,8 +151,12 @@ impl Node {
                     let running = State::running(&started.id, &begun_at);
                     self.note(key, uid, statuses, &container, &running, attempt);
                     let ended = started.ended(&podman_name).await;
-                    let exit_code = ended.map_or(255, |ended| ended.exit_code);
-                    let reason = if exit_code == 0 { "Completed" } else { "Error" };
+                    let (exit_code, oom) = ended.map_or((255, false), |ended| (ended.exit_code, ended.out_of_memory));
+                    let reason = match exit_code {
+                        0 => "Completed",
+                        _ if oom => "OOMKilled",
+                        _ => "Error",
+                    };
                     self.note(
                         key,
                         uid,
@@ -160,7 +168,7 @@ impl Node {
                     exit_code
                 }
                 Err(why) => {
-                    let message = start_error(&format!("{why:#}"));
+                    let message = obstacles::start_error(&format!("{why:#}"));
                     self.note(
                         key,
                         uid,
@@ -186,58 +194,6 @@ impl Node {
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(Duration::from_secs(20));
             }
-        }
-    }
-
-    /// Why a container cannot be made at present.
-    async fn obstacle(&self, pod: &Value, container: &Value, statuses: &str) -> Option<(String, String)> {
-        if statuses == "ephemeralContainerStatuses"
-            && let Some(waiting) = self.board.get().waiting
-        {
-            return Some((waiting.reason, waiting.message));
-        }
-        let image = text(&container["image"]);
-        if image.contains(|letter: char| letter.is_uppercase() || letter.is_whitespace()) {
-            let message = format!(
-                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
-            );
-            return Some(("InvalidImageName".into(), message));
-        }
-        let policy = container["imagePullPolicy"].as_str().unwrap_or("IfNotPresent");
-        let here = podman::has_image(&image).await.unwrap_or(false);
-        if policy == "Never" && !here {
-            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            return Some(("ErrImageNeverPull".into(), message));
-        }
-        // No registry stands behind this node.
-        if policy == "Always" || !here {
-            let message = format!(
-                "failed to pull and unpack image \"{image}\": failed to resolve reference \"{image}\": failed to do request: \
-                 dial tcp: lookup registry: no such host"
-            );
-            return Some(("ErrImagePull".into(), message));
-        }
-        let own = &container["securityContext"]["runAsNonRoot"];
-        let non_root = if own.is_null() { &pod["spec"]["securityContext"]["runAsNonRoot"] } else { own };
-        let place = || {
-            format!(
-                "(pod: \"{}_{}({})\", container: {})",
-                text(&pod["metadata"]["name"]),
-                text(&pod["metadata"]["namespace"]),
-                text(&pod["metadata"]["uid"]),
-                text(&container["name"])
-            )
-        };
-        match (non_root == true, podman::user_of(pod, container)) {
-            (true, Some(0)) => Some((
-                "CreateContainerConfigError".into(),
-                format!("container's runAsUser breaks non-root policy {}", place()),
-            )),
-            (true, None) => {
-                let message = format!("container has runAsNonRoot and image will run as root {}", place());
-                Some(("CreateContainerConfigError".into(), message))
-            }
-            _ => missing_source(container).map(|message| ("CreateContainerConfigError".into(), message)),
         }
     }
 
@@ -281,13 +237,14 @@ impl Node {
         }
         arguments.push(text(&container["image"]));
         arguments.extend(list(&container["args"]).iter().map(text));
-        podman::start(&arguments, &self.folder.path().join(name)).await
+        podman::start(&arguments, self.folder.path().join(name)).await
     }
 
     /// Options that all containers of a pod have.
     fn common(name: &str, pod: &Value) -> Vec<String> {
-        let label = format!("{OWNER}={}", std::process::id());
-        let mut options: Vec<String> = ["--name", name, "--label", &label].map(str::to_owned).into();
+        let owner = format!("{OWNER}={}", std::process::id());
+        let of = format!("{POD}={}", text(&pod["metadata"]["uid"]));
+        let mut options: Vec<String> = ["--name", name, "--label", &owner, "--label", &of].map(str::to_owned).into();
         if pod["spec"]["hostNetwork"] != true {
             options.extend(["--hostname".into(), text(&pod["metadata"]["name"])]);
         }
@@ -311,15 +268,8 @@ impl Node {
     }
 
     async fn stop(&self, uid: &str) {
-        let mut names: Vec<String> = Vec::new();
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), name| {
-            let ours = of == uid;
-            if ours {
-                names.push(name.clone());
-            }
-            !ours
-        });
-        if let Err(why) = podman::remove(&names).await {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != uid);
+        if let Err(why) = remove_labelled(&format!("{POD}={uid}")).await {
             eprintln!("standin: {why:#}");
         }
     }
@@ -334,13 +284,14 @@ impl Node {
 
     /// Removes every container of this stand-in.
     pub(crate) async fn shut_down(&self) {
-        let names: Vec<String> =
-            self.names.lock().unwrap_or_else(PoisonError::into_inner).drain().map(|(_, name)| name).collect();
-        for (key, uid) in self.store.list("pods", "").0.iter().map(|pod| (key_of(pod), text(&pod["metadata"]["uid"]))) {
-            self.store.delete(&key);
-            crate::cgroup::remove(&uid);
+        let pods = self.store.list("pods", "").0;
+        for pod in &pods {
+            self.store.delete(&key_of(pod));
         }
-        let _ = podman::remove(&names).await;
+        let _ = remove_labelled(&format!("{OWNER}={}", std::process::id())).await;
+        for pod in pods {
+            crate::cgroup::remove(&text(&pod["metadata"]["uid"]));
+        }
     }
 
     fn volume(&self, uid: &str, name: &str) -> PathBuf {
@@ -368,24 +319,10 @@ impl Node {
     }
 }
 
-/// What containerd says of a start that failed, from what podman says.
-fn start_error(why: &str) -> String {
-    let cause = why.trim_start_matches("runc: ").trim_start_matches("runc create failed: ");
-    format!(
-        "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: {cause}: unknown"
-    )
-}
-
-/// The first configuration that a container's environment needs; there are none on this node.
-fn missing_source(container: &Value) -> Option<String> {
-    let from = list(&container["env"]).into_iter().map(|variable| variable["valueFrom"].clone());
-    let from = from.chain(list(&container["envFrom"])).find(|source| {
-        ["configMapKeyRef", "configMapRef", "secretKeyRef", "secretRef"].iter().any(|kind| !source[*kind].is_null())
-    })?;
-    let named = |kinds: [&str; 2]| kinds.iter().find_map(|kind| from[*kind]["name"].as_str().map(str::to_owned));
-    named(["configMapKeyRef", "configMapRef"])
-        .map(|name| format!("configmap \"{name}\" not found"))
-        .or_else(|| named(["secretKeyRef", "secretRef"]).map(|name| format!("secret \"{name}\" not found")))
+async fn remove_labelled(label: &str) -> Result<()> {
+    let output = podman::run(&["ps", "--all", "--quiet", "--filter", &format!("label={label}")]).await?;
+    let ids: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    podman::remove(&ids).await
 }
 
 async fn remove_orphans() -> Result<()> {
@@ -396,7 +333,9 @@ async fn remove_orphans() -> Result<()> {
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(_, owner)| !PathBuf::from(format!("/proc/{owner}")).exists());
-    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()).await
+    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()).await?;
+    crate::cgroup::remove_orphans();
+    Ok(())
 }
 
 fn podman_name(uid: &str, container: &str, attempt: u32) -> String {

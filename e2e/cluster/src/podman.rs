@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    path::Path,
+    path::PathBuf,
     process::{Output, Stdio},
 };
 
@@ -65,12 +65,16 @@ pub(crate) struct Started {
     /// Id of the container.
     pub(crate) id: String,
     first: Option<AsyncFd<OwnedFd>>,
+    /// Where conmon runs; it leaves a file there when the container meets its memory limit.
+    folder: PathBuf,
 }
 
 /// How a container ended.
 pub(crate) struct Ended {
     /// Exit status of its first process.
     pub(crate) exit_code: i64,
+    /// Whether it met its memory limit.
+    pub(crate) out_of_memory: bool,
 }
 
 impl Started {
@@ -81,16 +85,19 @@ impl Started {
         }
         let output = run(&["wait", name]).await?;
         let exit_code = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(255);
-        Ok(Ended { exit_code })
+        Ok(Ended { exit_code, out_of_memory: self.folder.join("oom").exists() })
     }
 }
 
-/// Starts a container; the error is the runtime's own sentence.
-pub(crate) async fn start(arguments: &[String], pid_file: &Path) -> Result<Started> {
+/// Starts a container, with a new folder for what the runtime writes beside it; the error is the runtime's own sentence.
+pub(crate) async fn start(arguments: &[String], folder: PathBuf) -> Result<Started> {
+    tokio::fs::create_dir_all(&folder).await.with_context(|| format!("cannot make {}", folder.display()))?;
+    let pid_file = folder.join("pid");
     let output = podman()
+        .current_dir(&folder)
         .args(["run", "--detach", "--pull", "never", "--network", "host", "--ulimit", "nofile=10000:10000"])
         .args(["--ulimit", "nproc=10000:10000", "--pidfile"])
-        .arg(pid_file)
+        .arg(&pid_file)
         .args(arguments)
         .output()
         .await
@@ -108,7 +115,7 @@ pub(crate) async fn start(arguments: &[String], pid_file: &Path) -> Result<Start
         // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd owns it.
         unsafe { AsyncFd::register(fd) }.ok()
     });
-    Ok(Started { id: String::from_utf8_lossy(&output.stdout).trim().to_owned(), first })
+    Ok(Started { id: String::from_utf8_lossy(&output.stdout).trim().to_owned(), first, folder })
 }
 
 /// The user of a container: its own, or else its pod's.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin, Command},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 
 use crate::{api::Asked, faults::Board, logs, node::text, podman, server::App, status::Refusal};
@@ -96,9 +96,13 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
     tokio::spawn(write(child.stdin.take(), stdin_chunks));
 
     let mut cuts = board.cuts();
+    let busy = Notify::new();
     let receiving = async {
         let mut to_stdin = Some(to_stdin);
         while let Some(Ok(message)) = messages.next().await {
+            if matches!(message, Message::Binary(_) | Message::Ping(_)) {
+                busy.notify_one();
+            }
             let Message::Binary(bytes) = message else { continue };
             match bytes.split_first() {
                 Some((&STDIN, chunk)) if !chunk.is_empty() => {
@@ -115,11 +119,12 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
             }
         }
     };
-    let sending = send(&mut sink, &mut outputs, words, board);
+    let sending = send(&mut sink, &mut outputs, words, board, &busy);
     let complete = tokio::select! {
         complete = sending => complete,
         () = receiving => None,
         _ = cuts.changed() => None,
+        () = idle(board, &busy) => None,
     };
     drop(messages);
     let Some(errors) = complete else {
@@ -136,16 +141,31 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
     finish(&mut sink, &status).await;
 }
 
+/// Ends when nothing has come or gone for as long as a fault allows.
+async fn idle(board: &Board, busy: &Notify) {
+    loop {
+        let limit = Duration::from_millis(board.get().idle_timeout_ms);
+        if limit.is_zero() {
+            return std::future::pending().await;
+        }
+        if tokio::time::timeout(limit, busy.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Sends all output; gives the first bytes of the errors, or none if the way broke or was cut.
 async fn send(
     sink: &mut SplitSink<WebSocket, Message>,
     outputs: &mut mpsc::Receiver<Output>,
     words: &[String],
     board: &Board,
+    busy: &Notify,
 ) -> Option<Vec<u8>> {
     let mut sent = 0_u64;
     let mut errors = Vec::new();
     while let Some((channel, mut chunk)) = outputs.recv().await {
+        busy.notify_one();
         if channel == STDOUT {
             if let Some(after) = board.cut_after(words)
                 && sent + chunk.len() as u64 > after

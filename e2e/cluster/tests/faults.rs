@@ -47,6 +47,12 @@ fn faults_happen_as_ordered() {
         namespace.kubectl(["exec", "x", "--", "test", "-e", "/tmp/ended"]).status.success()
     });
 
+    // One that is silent for too long is cut, one that says something now and then is not.
+    stand_in.set_faults(Faults { idle_timeout_ms: 1000, ..Faults::default() });
+    assert!(!namespace.kubectl(["exec", "x", "--", "sleep", "4"]).status.success());
+    let output = namespace.kubectl(["exec", "x", "--", "sh", "-c", "for n in 1 2 3 4 5; do echo $n; sleep .4; done"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+
     // Ephemeral containers wait, or are not known at all.
     let add = |name: &str| {
         let container =

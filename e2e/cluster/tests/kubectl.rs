@@ -244,3 +244,19 @@ fn a_container_that_dies_is_started_again_and_counted() {
     let status = namespace.get("pod/x")["status"]["containerStatuses"][0].clone();
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 0, "{status}");
 }
+
+#[test]
+fn the_containers_of_a_pod_share_its_memory_limit() {
+    let namespace = Namespace::new();
+    let mut app = namespace.python("app", BUSY);
+    app["resources"] = json!({"limits": {"memory": "96Mi"}});
+    namespace.pod("x", &json!({"containers": [app]}));
+    let hog = "x = bytearray(200 << 20)\nprint('survived', flush=True)\n";
+    let container = json!({"name": "hog", "image": namespace.cluster.image, "imagePullPolicy": "IfNotPresent", "targetContainerName": "app",
+        "command": ["python3", "-c", hog]});
+    add(&namespace, &container);
+    wait_for("its end", || !namespace.ephemeral_state("x", "hog")["terminated"].is_null());
+    let ended = namespace.ephemeral_state("x", "hog")["terminated"].clone();
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("OOMKilled")));
+    assert_eq!(stdout(&namespace.kubectl(["logs", "x", "-c", "hog"])), "");
+}
