@@ -20,9 +20,10 @@ use self::{
 };
 use crate::{
     check::CheckProps,
+    format::OutputFormat,
     open::{OpenProps, UiSource},
     record::{ProgressMode, RecordProps, Target},
-    report::{OutputFormat, ReportProps},
+    report::ReportProps,
 };
 
 /// How long a capture is when nobody says.
@@ -138,7 +139,7 @@ struct OpenArgs {
 struct ReportArgs {
     /// What `record` wrote.
     archive: PathBuf,
-    /// Form of the report.
+    /// Form of the report; docs/report-json.md says what is in its JSON.
     #[arg(short, long, value_enum, default_value_t = FormatArg::Text)]
     output: FormatArg,
     /// Rows of each table.
@@ -150,8 +151,17 @@ struct ReportArgs {
 enum FormatArg {
     /// For people.
     Text,
-    /// For programs; docs/report-json.md says what is in it.
+    /// For programs.
     Json,
+}
+
+impl From<FormatArg> for OutputFormat {
+    fn from(argument: FormatArg) -> Self {
+        match argument {
+            FormatArg::Text => Self::Text,
+            FormatArg::Json => Self::Json,
+        }
+    }
 }
 
 /// Print a script that completes commands and flags.
@@ -290,14 +300,7 @@ impl OpenArgs {
 
 impl ReportArgs {
     fn report_props(self) -> ReportProps {
-        ReportProps {
-            archive: self.archive,
-            format: match self.output {
-                FormatArg::Text => OutputFormat::Text,
-                FormatArg::Json => OutputFormat::Json,
-            },
-            top: self.top as usize,
-        }
+        ReportProps { archive: self.archive, format: self.output.into(), top: self.top as usize }
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
         container, exec, pick,
         start::{self, chosen},
     },
-    record::session::printable,
+    format::OutputFormat,
+    strings::printable,
 };
 
 /// Loading the in-kernel programs to try them takes some seconds on a busy node.
@@ -40,15 +41,6 @@ pub struct CheckProps {
     pub cluster: ClusterProps,
     /// Form of the answer.
     pub format: OutputFormat,
-}
-
-/// Form of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// Why there is no answer.

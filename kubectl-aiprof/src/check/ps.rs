@@ -4,10 +4,12 @@ use std::io::{self, Write as _};
 
 use aiprof_capture::inspect::{Inspection, SeenProcess};
 
-use super::{CheckError, CheckProps, OutputFormat, inspect, runtime, show::table};
+use super::{CheckError, CheckProps, inspect, runtime};
 use crate::{
     cluster::{self, Cluster, ClusterError, ClusterProps},
-    record::session::printable,
+    format::OutputFormat,
+    strings::printable,
+    table::{Align, Table},
 };
 
 /// Lists them.
@@ -33,16 +35,18 @@ async fn look(props: &ClusterProps) -> Result<Inspection, ClusterError> {
 
 fn text(inspection: &Inspection) -> String {
     let headings = ["PID", "PYTHON", "CUDA", "THREADS", "CPU", "MEMORY", "TITLE"];
-    table(&headings, inspection.processes.iter().map(row))
+    let mut table = Table::new(0, &headings.map(|heading| (Align::Left, heading))).uncut();
+    inspection.processes.iter().for_each(|process| table.row(row(process)));
+    table.render()
 }
 
-fn row(process: &SeenProcess) -> Vec<String> {
+fn row(process: &SeenProcess) -> [String; 7] {
     let python = match (&process.python, &process.python_refused) {
         (_, Some(why)) => format!("refused: {}", printable(why)),
         (Some(python), None) => printable(python),
         (None, None) => "no".to_owned(),
     };
-    vec![
+    [
         process.pid.to_string(),
         python,
         if process.libcuda.is_some() { "yes" } else { "no" }.to_owned(),

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use aiprof_capture::inspect::Inspection;
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr as _;
 
 use super::verdict::Row;
+use crate::table::{Align, Table};
 
 /// All that was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -31,10 +31,13 @@ impl Report {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let rows =
-            self.checks.iter().map(|row| vec![row.check.clone(), row.verdict.word().to_owned(), row.because.clone()]);
+        let headings = ["CHECK", "VERDICT", "BECAUSE"];
+        let mut table = Table::new(0, &headings.map(|heading| (Align::Left, heading))).uncut();
+        for row in &self.checks {
+            table.row([row.check.clone(), row.verdict.word().to_owned(), row.because.clone()]);
+        }
         let mut text = String::new();
-        let lines = table(&["CHECK", "VERDICT", "BECAUSE"], rows);
+        let lines = table.render();
         let mut lines = lines.lines();
         text.push_str(lines.next().unwrap_or_default());
         text.push('\n');
@@ -58,27 +61,6 @@ impl Report {
         text.push('\n');
         text
     }
-}
-
-/// Columns set to the left; the last is as long as it is.
-#[must_use]
-pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut all = vec![headings.iter().map(|&heading| heading.to_owned()).collect::<Vec<_>>()];
-    all.extend(rows);
-    let width =
-        |column: usize| all.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..headings.len()).map(width).collect();
-    let mut text = String::new();
-    for row in &all {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.push_str(&" ".repeat(width.saturating_sub(cell.width()) + 2));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,21 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     check::verdict::Verdict,
-    cluster::client::tests::{cluster_that_answers, props},
+    cluster::client::tests::{cluster_that_answers, props, target},
 };
-
-fn target() -> PodTarget {
-    PodTarget {
-        namespace: "prod".to_owned(),
-        pod: "vllm-0".to_owned(),
-        uid: "u1".to_owned(),
-        container: "server".to_owned(),
-        image: "vllm:2".to_owned(),
-        restarts: 0,
-        node: None,
-        passed_over: vec![],
-    }
-}
 
 async fn admitted(status: u16, message: &'static str) -> Row {
     let cluster = cluster_that_answers(move |asked| {

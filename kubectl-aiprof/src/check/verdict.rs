@@ -8,7 +8,7 @@ use aiprof_capture::{
 };
 use serde::Serialize;
 
-use crate::{EXIT_FAILED, EXIT_PARTIAL, cluster::access::Answer, record::session::printable};
+use crate::{EXIT_FAILED, EXIT_PARTIAL, cluster::access::Answer, strings::printable};
 
 /// Below this the profiler's buffers and what the target itself needs next come too close.
 const LITTLE_MEMORY_BYTES: u64 = 64 << 20;

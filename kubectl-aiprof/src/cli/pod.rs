@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
+    FormatArg,
     examples::{CHECK_EXAMPLES, PS_EXAMPLES},
     usage_error,
 };
 use crate::{
-    check::{CheckProps, OutputFormat},
+    check::CheckProps,
     cluster::{ClusterProps, ImageSource, TargetName},
 };
 
@@ -73,14 +74,6 @@ struct LookArgs {
     profiler: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatArg {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
 impl PodArgs {
     /// A flag of this group that was given, if one was.
     pub(super) fn given(&self) -> Option<&'static str> {
@@ -133,12 +126,6 @@ impl PsArgs {
 
 impl LookArgs {
     fn check_props(self, command: &str) -> Result<CheckProps, clap::Error> {
-        Ok(CheckProps {
-            cluster: self.pod.cluster_props(command, self.profiler)?,
-            format: match self.output {
-                FormatArg::Text => OutputFormat::Text,
-                FormatArg::Json => OutputFormat::Json,
-            },
-        })
+        Ok(CheckProps { cluster: self.pod.cluster_props(command, self.profiler)?, format: self.output.into() })
     }
 }

@@ -1,7 +1,7 @@
 //! Command lines and what they mean.
 
 use super::*;
-use crate::{check::OutputFormat, cluster::ImageSource};
+use crate::{cluster::ImageSource, format::OutputFormat};
 
 fn record(arguments: &[&str]) -> Result<RecordProps, String> {
     let all = ["kubectl-aiprof", "record"].iter().chain(arguments).map(OsString::from);

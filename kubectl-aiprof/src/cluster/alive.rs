@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use super::{
     PodTarget,
     container::{ContainerError, Progress, judge},
+    target::why_phase,
 };
 
 /// Why nothing more will come, as a sentence without its full stop; none while all live.
@@ -17,9 +18,7 @@ pub fn why_gone(pod: &Pod, target: &PodTarget, profiler: &str) -> Option<String>
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or_default();
     if matches!(phase, "Failed" | "Succeeded") {
-        let words = status.and_then(|status| status.message.as_ref().or(status.reason.as_ref()));
-        let why = words.map(|words| format!(" ({words})")).unwrap_or_default();
-        return Some(format!("pod {name} ended while it was recorded: {phase}{why}"));
+        return Some(format!("pod {name} ended while it was recorded: {phase}{}", why_phase(pod)));
     }
     let statuses = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     if let Some(why) =
@@ -61,6 +60,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cluster::client::tests::target;
 
     fn why(change: impl Fn(&mut Value)) -> Option<String> {
         let mut pod = json!({
@@ -73,16 +73,7 @@ mod tests {
             },
         });
         change(&mut pod);
-        let target = PodTarget {
-            namespace: "prod".to_owned(),
-            pod: "vllm-0".to_owned(),
-            uid: "u1".to_owned(),
-            container: "server".to_owned(),
-            image: "vllm:2".to_owned(),
-            restarts: 4,
-            node: None,
-            passed_over: vec![],
-        };
+        let target = PodTarget { restarts: 4, ..target() };
         why_gone(&serde_json::from_value(pod).unwrap(), &target, "aiprof-abcde")
     }
 

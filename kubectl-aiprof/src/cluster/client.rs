@@ -140,7 +140,7 @@ pub(crate) mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::cluster::{ImageSource, TargetName};
+    use crate::cluster::{ImageSource, PodTarget, TargetName};
 
     /// A request as the API server gets it.
     #[derive(Debug)]
@@ -193,6 +193,20 @@ pub(crate) mod tests {
             image: ImageSource::Auto,
             privileged: false,
             profiler: None,
+        }
+    }
+
+    /// The container that it leads to.
+    pub(crate) fn target() -> PodTarget {
+        PodTarget {
+            namespace: "prod".to_owned(),
+            pod: "vllm-0".to_owned(),
+            uid: "u1".to_owned(),
+            container: "server".to_owned(),
+            image: "vllm:2".to_owned(),
+            restarts: 0,
+            node: None,
+            passed_over: vec![],
         }
     }
 

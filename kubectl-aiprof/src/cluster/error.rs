@@ -11,6 +11,7 @@ use super::{
     container::ContainerError,
     target::TargetError,
 };
+use crate::strings::printable;
 
 /// Why there is no profiler in the pod.
 #[derive(Debug, Error)]
@@ -228,7 +229,7 @@ fn sentence(status: &Status) -> String {
     let words = [status.message.as_str(), status.reason.as_str()];
     let words = words.into_iter().map(str::trim).find(|words| !words.is_empty());
     let words = words.map_or_else(|| format!("HTTP status {}", status.code), str::to_owned);
-    crate::record::session::printable(words.trim_end_matches('.'))
+    printable(words.trim_end_matches('.'))
 }
 
 /// An error and what caused it, each once.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
 use kube::api::{AttachParams, AttachedProcess};
 use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
 
@@ -16,6 +17,7 @@ use super::{
     container::says_no_program,
     error::{ClusterError, Doing},
 };
+use crate::strings::printable;
 
 /// Output of a command that is read at most; what is more ends it.
 const MAX_OUTPUT_BYTES: u64 = 16 << 20;
@@ -72,7 +74,7 @@ pub fn session_end(status: Option<Status>) -> SessionEnd {
     match code {
         // What the runtime gives when there is nothing to run is no status of the command's own.
         Some(code) if !says_no_program(&message) => SessionEnd::Exited(code),
-        _ => SessionEnd::NotRun(crate::record::session::printable(&message)),
+        _ => SessionEnd::NotRun(printable(&message)),
     }
 }
 
@@ -99,6 +101,31 @@ pub async fn begin(place: &Place, command: &[String]) -> Result<AttachedProcess,
     place.cluster.call(&doing, place.cluster.api::<Pod>().exec(&place.pod, command, &params)).await
 }
 
+/// What is said when a session lacks one.
+pub const NO_STREAM: &str = "a stream is missing";
+
+/// The streams of a session, and its end.
+pub struct Streams {
+    /// To the command.
+    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What it writes.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// What it writes beside that.
+    pub stderr: Box<dyn AsyncRead + Send + Unpin>,
+    /// How it ended, once.
+    pub end: BoxFuture<'static, SessionEnd>,
+}
+
+/// Takes them, once; none if one is missing.
+pub fn streams(process: &mut AttachedProcess) -> Option<Streams> {
+    Some(Streams {
+        stdin: Box::new(process.stdin()?),
+        stdout: Box::new(process.stdout()?),
+        stderr: Box::new(process.stderr()?),
+        end: process.take_status()?.map(session_end).boxed(),
+    })
+}
+
 /// Runs a command to its end with `input` on standard input, which stays open: not every server passes its end on.
 ///
 /// # Errors
@@ -108,11 +135,8 @@ pub async fn run(place: &Place, command: &[String], input: &[u8], patience: Dura
     let failed = |why: String| ClusterError::Command { doing: doing(), why };
     let mut process = begin(place, command).await?;
     let exchange = async {
-        let (stdin, stdout, stderr) = (process.stdin(), process.stdout(), process.stderr());
-        let status = process.take_status();
-        let (Some(mut stdin), Some(stdout), Some(stderr), Some(status)) = (stdin, stdout, stderr, status) else {
-            return Err(failed("a stream is missing".to_owned()));
-        };
+        let Streams { mut stdin, stdout, stderr, end } =
+            streams(&mut process).ok_or_else(|| failed(NO_STREAM.to_owned()))?;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let end = {
             let write = async {
@@ -123,13 +147,12 @@ pub async fn run(place: &Place, command: &[String], input: &[u8], patience: Dura
             };
             let read = async { tokio::join!(read_all(stdout, &mut out), read_all(stderr, &mut err)) };
             let mut read = std::pin::pin!(read);
-            let mut status = std::pin::pin!(status);
+            let mut status = end;
             tokio::select! {
                 () = write => SessionEnd::Broken,
                 // All was said; the status comes with it.
-                _ = &mut read => session_end(status.await),
-                told = &mut status => {
-                    let end = session_end(told);
+                _ = &mut read => status.await,
+                end = &mut status => {
                     if end != SessionEnd::Broken {
                         read.await;
                     }

@@ -18,6 +18,7 @@ use super::{
     pick,
     upload::Program,
 };
+use crate::strings::printable;
 
 /// Who changes the pod, as its managed fields have it.
 const FIELD_MANAGER: &str = "kubectl-aiprof";
@@ -179,7 +180,7 @@ async fn with_log(cluster: &Cluster, target: &PodTarget, mut error: ContainerErr
         if let Ok(Ok(text)) = timeout(LOG, pods.logs(&target.pod, &params)).await {
             let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             if !lines.is_empty() {
-                *log = format!(", saying: {}", crate::record::session::printable(&lines.join(" / ")));
+                *log = format!(", saying: {}", printable(&lines.join(" / ")));
             }
         }
     }
@@ -196,20 +197,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cluster::client::tests::{cluster_that_answers, props};
-
-    fn target() -> PodTarget {
-        PodTarget {
-            namespace: "prod".to_owned(),
-            pod: "vllm-0".to_owned(),
-            uid: "u1".to_owned(),
-            container: "server".to_owned(),
-            image: "vllm:2".to_owned(),
-            restarts: 0,
-            node: None,
-            passed_over: vec![],
-        }
-    }
+    use crate::cluster::client::tests::{cluster_that_answers, props, target};
 
     fn pod(state: &Value) -> Value {
         json!({

@@ -215,9 +215,7 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Pending".to_owned());
     if phase != "Running" {
-        let words = status.and_then(|status| status.message.as_ref().or(status.reason.as_ref()));
-        let why = words.map(|words| format!(" ({words})")).unwrap_or_default();
-        return Err(TargetError::NotRunning { pod: pod_name, phase, why });
+        return Err(TargetError::NotRunning { pod: pod_name, phase, why: why_phase(pod) });
     }
     if pod.metadata.deletion_timestamp.is_some() {
         return Err(TargetError::Deleting { pod: pod_name });
@@ -241,6 +239,13 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
         node: spec.and_then(|spec| spec.node_name.clone()),
         passed_over: others.map(|other| other.name.clone()).filter(|other| !named && *other != chosen.name).collect(),
     })
+}
+
+/// What the API says of a pod's phase, in brackets with a space before; empty if it says nothing.
+#[must_use]
+pub fn why_phase(pod: &Pod) -> String {
+    let words = pod.status.as_ref().and_then(|status| status.message.as_ref().or(status.reason.as_ref()));
+    words.map(|words| format!(" ({words})")).unwrap_or_default()
 }
 
 /// What a node runs, if that is something else than Linux.

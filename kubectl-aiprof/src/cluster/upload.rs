@@ -9,7 +9,10 @@ use super::{
     error::ClusterError,
     exec::{self, Output, Place},
 };
-use crate::transport::{cluster::hex, embedded};
+use crate::{
+    strings::{hex, printable},
+    transport::embedded,
+};
 
 /// The upload of some megabytes over a slow line lasts at most so long.
 const UPLOAD: Duration = Duration::from_mins(3);
@@ -90,7 +93,7 @@ fn judge(result: Result<Output, ClusterError>, what: &str) -> Result<Output, Clu
         Ok(output) if output.code == 0 => Ok(output),
         Ok(output) if output.code == NOT_FOUND || says_no_program(&output.stderr) => Err(no_shell()),
         Ok(Output { code, stderr, .. }) => {
-            let said = crate::record::session::printable(&stderr);
+            let said = printable(&stderr);
             let said = if said.is_empty() { format!("exit status {code}") } else { said };
             Err(ClusterError::Upload { why: format!("{what}: {said}") })
         }

@@ -1,7 +1,7 @@
 //! Which request gets the trace: a GET of one unguessable path, from one origin. Everything else gets 404, as the UI wants it for its
 //! question whether a native trace processor listens here (`POST /status`). Does no I/O.
 
-use std::{fmt::Write as _, io};
+use std::io;
 
 use hyper::{
     HeaderMap, Method, StatusCode,
@@ -9,6 +9,8 @@ use hyper::{
         ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, HeaderName, HeaderValue, ORIGIN, VARY,
     },
 };
+
+use crate::strings::hex;
 
 /// Asks whether a page of a public address may reach a private one; the draft's name, which browsers still send.
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
@@ -41,13 +43,7 @@ impl TraceAnswers {
     pub fn new(origin: String, name: &str) -> io::Result<Self> {
         let mut random = [0_u8; 16];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let mut path = String::from("/");
-        for byte in random {
-            let _ = write!(path, "{byte:02x}");
-        }
-        path.push('/');
-        path.push_str(name);
-        Ok(Self { origin, path })
+        Ok(Self { origin, path: format!("/{}/{name}", hex(&random)) })
     }
 
     /// The trace's path.

@@ -18,9 +18,12 @@ use super::{
     held::HeldCommand,
     output::Spool,
     progress::Display,
-    session::{Outcome, Session, printable},
+    session::{Outcome, Session},
 };
-use crate::transport::{Connection, Ended, Life};
+use crate::{
+    strings::printable,
+    transport::{Connection, Ended, Life},
+};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;

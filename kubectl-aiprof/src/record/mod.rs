@@ -1,7 +1,7 @@
 //! `record`: from what the user asked to an archive.
 //!
-//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`held`] starts the user's program, [`pod`] records in a pod, [`output`] says
-//! where things go, [`progress`] and [`summary`] tell the user. This file joins them.
+//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`held`] starts the user's program, [`pod`] records in
+//! a pod, [`output`] says where things go, [`progress`] and [`summary`] tell the user. This file joins them.
 
 #[cfg(target_os = "linux")]
 pub mod capture;
@@ -36,13 +36,14 @@ use self::{
     held::{HeldCommand, HeldError},
     output::Spool,
     progress::Display,
-    session::{Outcome, Torn, printable},
+    session::{Outcome, Torn},
 };
 use crate::{
     EXIT_FAILED, EXIT_GIVEN_UP, EXIT_PARTIAL,
     advice::advice,
     cluster::{ClusterError, ClusterProps},
     open,
+    strings::printable,
     transport::local::{self, LocalError},
 };
 

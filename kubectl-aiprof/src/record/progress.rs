@@ -9,7 +9,8 @@ use std::{
 use aiprof_capture::progress::{EndReason, Progress};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
-use super::session::{ProgressLine, printable};
+use super::session::ProgressLine;
+use crate::strings::printable;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use aiprof_capture::{
 };
 use indicatif::HumanBytes;
 
-use crate::transport::Ended;
+use crate::{strings::printable, transport::Ended};
 
 /// The longest manifest that is accepted, in bytes.
 const MAX_MANIFEST_BYTES: usize = 32 << 20;
@@ -227,12 +227,6 @@ fn why_torn(damage: Option<FrameError>, broken: Option<&str>, ended: &Ended, oth
         why.push_str(&said.join(" / "));
     }
     why
-}
-
-/// Text from outside without what would steer a terminal.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use aiprof_capture::{
 };
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{progress::reason_words, session::printable};
+use super::progress::reason_words;
+use crate::strings::printable;
 
 /// The most processes that are listed.
 const MAX_PROCESSES: usize = 10;

@@ -5,7 +5,6 @@
 pub mod analysis;
 pub mod functions;
 pub mod model;
-mod table;
 pub mod text;
 pub mod waits;
 
@@ -21,7 +20,7 @@ use aiprof_capture::{
 use thiserror::Error;
 
 use self::analysis::Analysis;
-use crate::advice::advice;
+use crate::{advice::advice, format::OutputFormat};
 
 /// What to sum up and how.
 #[derive(Clone, Debug)]
@@ -32,15 +31,6 @@ pub struct ReportProps {
     pub format: OutputFormat,
     /// Rows of each table.
     pub top: usize,
-}
-
-/// The form of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputFormat {
-    /// For people.
-    Text,
-    /// For programs: docs/report-json.md.
-    Json,
 }
 
 /// Why there is no report.

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use aiprof_capture::manifest::Outcome;
 
-use super::{
-    model::{FunctionReport, Functions, Kind, ProcessReport, Report, Site, TimeSplit, WaitReport},
+use super::model::{FunctionReport, Functions, Kind, ProcessReport, Report, Site, TimeSplit, WaitReport};
+use crate::{
+    record::progress::reason_words,
+    strings::printable,
     table::{Align, Table, WIDTH, cut},
 };
-use crate::record::{progress::reason_words, session::printable};
 
 /// Frames of a stack that are shown, leaf first.
 const STACK_FRAMES: usize = 4;

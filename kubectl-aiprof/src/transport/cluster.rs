@@ -2,7 +2,6 @@
 //! another where one breaks; [`Resume`] says what comes next, this file does it.
 
 use std::{
-    fmt::Write as _,
     future::{Future, pending},
     io,
     pin::Pin,
@@ -21,7 +20,10 @@ use super::{
     resume::{Break, Look, Resume, Step},
     way::{Session, Way, session_break},
 };
-use crate::cluster::exec::{PIPE_BYTES, SessionEnd};
+use crate::{
+    cluster::exec::{PIPE_BYTES, SessionEnd},
+    strings::hex,
+};
 
 /// A session that does not open within so long is given up.
 const OPEN: Duration = Duration::from_secs(15);
@@ -65,16 +67,6 @@ pub fn connect(way: impl Way) -> io::Result<Connection> {
         capture: Box::new(capture),
         progress: Box::new(progress),
         life: Box::new(ClusterLife { kill, ended }),
-    })
-}
-
-/// Bytes as digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
     })
 }
 
@@ -203,9 +195,9 @@ impl<W: Way> Driver<W> {
         let over = end.is_some();
         let said_all = over && !*stdout_open && !*stderr_open;
         tokio::select! {
-            read = session.stdout.read_buf(capture), if *stdout_open => Event::Capture(read),
-            read = session.stderr.read_buf(progress), if *stderr_open => Event::Progress(read),
-            how = &mut session.end, if !over => Event::End(how),
+            read = session.streams.stdout.read_buf(capture), if *stdout_open => Event::Capture(read),
+            read = session.streams.stderr.read_buf(progress), if *stderr_open => Event::Progress(read),
+            how = &mut session.streams.end, if !over => Event::End(how),
             () = std::future::ready(()), if said_all => Event::Rest,
             () = sleep(REST), if over => Event::Rest,
             line = request => Event::Request(line),
@@ -261,7 +253,7 @@ impl<W: Way> Driver<W> {
     async fn send(&mut self, mut line: Vec<u8>) {
         let Some(open) = &mut self.session else { return };
         line.push(b'\n');
-        let stdin = &mut open.session.stdin;
+        let stdin = &mut open.session.streams.stdin;
         let sent = timeout(SEND, async {
             stdin.write_all(&line).await?;
             stdin.flush().await

@@ -1,23 +1,26 @@
 //! The profiler that this binary carries.
 
-use std::io::{self, Read as _};
+use std::io::{self, Write};
 
-use flate2::read::GzDecoder;
+use flate2::write::GzDecoder;
 
 /// For Linux on `x86_64`, compressed with gzip; empty in a build without one.
 pub const X86_64_GZ: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/profiler-x86_64.gz"));
-/// The largest program that is unpacked, in bytes.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// The program for `x86_64`; none in a build without one.
 ///
 /// # Errors
 /// What this binary carries is damaged.
 pub fn x86_64() -> io::Result<Option<Vec<u8>>> {
-    if X86_64_GZ.is_empty() {
-        return Ok(None);
-    }
-    let mut program = Vec::new();
-    GzDecoder::new(X86_64_GZ).take(MAX_BYTES).read_to_end(&mut program)?;
-    Ok(Some(program))
+    if X86_64_GZ.is_empty() { Ok(None) } else { unpack(X86_64_GZ, Vec::new()).map(Some) }
+}
+
+/// Writes the program that is compressed here.
+///
+/// # Errors
+/// It is no gzip, or cannot be written.
+pub fn unpack<W: Write>(compressed: &[u8], into: W) -> io::Result<W> {
+    let mut decoder = GzDecoder::new(into);
+    decoder.write_all(compressed)?;
+    decoder.finish()
 }

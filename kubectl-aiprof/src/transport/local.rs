@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     future::Future,
-    io::{self, Write as _},
+    io,
     os::{
         fd::AsRawFd as _,
         unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -13,7 +13,6 @@ use std::{
     process::Stdio,
 };
 
-use flate2::write::GzDecoder;
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
@@ -21,11 +20,11 @@ use nix::{
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::{Connection, Ended, Life};
+use super::{Connection, Ended, Life, embedded};
 
 /// The profiler for this machine, compressed with gzip; empty in a build without one.
 #[cfg(target_arch = "x86_64")]
-const EMBEDDED: &[u8] = super::embedded::X86_64_GZ;
+const EMBEDDED: &[u8] = embedded::X86_64_GZ;
 /// The profiler is built for `x86_64` only so far.
 #[cfg(not(target_arch = "x86_64"))]
 const EMBEDDED: &[u8] = &[];
@@ -98,9 +97,7 @@ fn unpack(compressed: &[u8]) -> Result<File, LocalError> {
     let file = memfd_create("aiprof-profiler", flags | executable)
         .or_else(|_| memfd_create("aiprof-profiler", flags))
         .map_err(|errno| LocalError::Unpack(errno.into()))?;
-    let mut decoder = GzDecoder::new(File::from(file));
-    decoder.write_all(compressed).map_err(LocalError::Unpack)?;
-    let file = decoder.finish().map_err(LocalError::Unpack)?;
+    let file = embedded::unpack(compressed, File::from(file)).map_err(LocalError::Unpack)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| LocalError::Unpack(errno.into()))?;
     Ok(file)
@@ -133,7 +130,7 @@ impl Life for LocalLife {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use flate2::{Compression, write::GzEncoder};
 

@@ -2,29 +2,21 @@
 
 use std::{fmt, future::Future};
 
-use futures::{FutureExt as _, future::BoxFuture};
 use kube::api::AttachedProcess;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::resume::{Break, Look};
 use crate::cluster::{
     ClusterError, PodTarget, Profiler,
     alive::why_gone,
     container::{SOCKET, says_no_program},
-    exec::{self, Place, SessionEnd},
+    exec::{self, Place, SessionEnd, Streams},
     pick,
 };
 
 /// An open session.
 pub struct Session {
-    /// To the profiler.
-    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    /// The capture.
-    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
-    /// The progress.
-    pub stderr: Box<dyn AsyncRead + Send + Unpin>,
-    /// How it ended, once.
-    pub end: BoxFuture<'static, SessionEnd>,
+    /// The capture is its standard output, the progress its standard error.
+    pub streams: Streams,
     /// Ends the session when it is dropped.
     pub process: Option<AttachedProcess>,
 }
@@ -63,18 +55,8 @@ impl PodWay {
 impl Way for PodWay {
     async fn open(&self) -> Result<Session, Break> {
         let mut process = exec::begin(&self.place, &self.command).await.map_err(judge)?;
-        let missing = || Break::Broken("a stream is missing".to_owned());
-        let stdin = process.stdin().ok_or_else(missing)?;
-        let stdout = process.stdout().ok_or_else(missing)?;
-        let stderr = process.stderr().ok_or_else(missing)?;
-        let end = process.take_status().ok_or_else(missing)?;
-        Ok(Session {
-            stdin: Box::new(stdin),
-            stdout: Box::new(stdout),
-            stderr: Box::new(stderr),
-            end: end.map(exec::session_end).boxed(),
-            process: Some(process),
-        })
+        let streams = exec::streams(&mut process).ok_or_else(|| Break::Broken(exec::NO_STREAM.to_owned()))?;
+        Ok(Session { streams, process: Some(process) })
     }
 
     async fn look(&self) -> Look {

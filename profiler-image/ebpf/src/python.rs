@@ -84,7 +84,7 @@ extern "C" fn aiprof_python_frame(slot: u32, frame: u64) -> u64 {
 /// Python frames written so far; at most [`MAX_PYTHON_FRAMES`].
 #[inline(always)]
 fn frames(scratch: &Scratch) -> usize {
-    // SAFETY: a live field; volatile so that the verifier sees a load and not a tracked register.
+    // SAFETY: a live field; volatile since `aiprof_python_frame` changes it behind the reference that `walk` holds.
     (unsafe { (&raw const scratch.python_frames).read_volatile() } as usize).min(MAX_PYTHON_FRAMES)
 }
 

@@ -14,7 +14,6 @@ use std::{
 };
 
 use aiprof_capture::inspect::{Inspection, SeenProcess};
-use aiprof_ebpf_types::{MAX_STACK_BYTES, Settings};
 use nix::sys::utsname::uname;
 use procfs::{ProcError, process::Process};
 
@@ -25,7 +24,7 @@ use crate::{
     memory::ProcessMemory,
     privilege,
     process::{self, Listed},
-    python,
+    python::{self, Refusal},
 };
 
 /// Looking at the processes may take so long.
@@ -86,20 +85,13 @@ fn trial_load() -> Trial {
         let no_btf = fs::metadata(programs::KERNEL_TYPES).err().map(|error| ProgramsError::NoBtf(error).to_string());
         return Trial { no_btf, programs: Some(format!("they were not loaded: {shortage}")) };
     }
-    let offsets = match programs::kernel_offsets() {
-        Ok(offsets) => offsets,
+    // Nothing runs, and so no namespace is compared.
+    let settings = match programs::settings(0) {
+        Ok(settings) => settings,
         Err(error) => {
             let reason = Some(error.to_string());
             return Trial { no_btf: reason.clone(), programs: reason };
         }
-    };
-    let settings = Settings {
-        offsets,
-        // Nothing runs, and so nothing is compared.
-        pid_namespace: 0,
-        switch_stacks_per_second: 1,
-        sample_stack_bytes: MAX_STACK_BYTES as u32,
-        switch_stack_bytes: MAX_STACK_BYTES as u32,
     };
     let programs = Programs::load(&settings).err().as_ref().map(ProgramsError::to_string);
     Trial { no_btf: None, programs }
@@ -185,14 +177,18 @@ fn look_at_some(pids: &[u32], next: &AtomicUsize, without: &Mutex<HashSet<Code>>
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
         let Some(pid) = pids.get(index) else { return };
-        let mappings = maps::of_process(*pid).unwrap_or_default();
+        let maps = maps::of_process(*pid);
+        let mappings = maps.as_deref().unwrap_or_default();
         let path = |start: &str| {
             let mapped = mappings.iter().find(|each| each.file_name().starts_with(start))?;
             Some(mapped.path.as_ref()?.display().to_string())
         };
         let found = Found {
             index,
-            python: python_of(*pid, &mappings, without),
+            python: match &maps {
+                Ok(mappings) => python_of(*pid, mappings, without),
+                Err(error) => Err(Refusal::Maps(error.to_string()).to_string()),
+            },
             libcuda: path("libcuda.so"),
             libcupti: path("libcupti.so"),
         };
@@ -214,7 +210,7 @@ fn python_of(pid: u32, mappings: &[Mapping], without: &Mutex<HashSet<Code>>) -> 
     if without.lock().unwrap_or_else(PoisonError::into_inner).contains(&code) {
         return Ok(None);
     }
-    match python::detect(pid, &ProcessMemory::open(pid)) {
+    match python::detect_in(pid, &ProcessMemory::open(pid), mappings) {
         Ok(Some(interpreter)) => Ok(Some(format!("CPython {}", interpreter.version))),
         Ok(None) => {
             if !code.is_empty() {

@@ -94,9 +94,7 @@ fn stdio() -> ExitCode {
 }
 
 fn capture_on_stdio() -> Result<(), Failure> {
-    name_self();
-    be_first_to_go();
-    allow_many_files();
+    settle();
     let (stop, control) = mpsc::channel();
     // Before any other thread starts, so that all inherit the mask.
     let signalled = stop.clone();
@@ -131,9 +129,7 @@ fn serve_options(words: &[&str]) -> Option<Options> {
 }
 
 fn serve(options: &Options) -> ExitCode {
-    name_self();
-    be_first_to_go();
-    allow_many_files();
+    settle();
     let server = match Server::bind(options, session::run) {
         Ok(server) => server,
         Err(error) => return fail(&format!("no socket can be had at {}: {error}", options.socket.display())),
@@ -152,13 +148,18 @@ fn serve(options: &Options) -> ExitCode {
 }
 
 fn print_inspection() -> ExitCode {
-    name_self();
-    be_first_to_go();
-    allow_many_files();
+    settle();
     match serde_json::to_string(&inspect::inspect()) {
         Ok(json) => say(&json),
         Err(error) => fail(&format!("what was found cannot be written: {error}")),
     }
+}
+
+/// What comes before any work beside a target.
+fn settle() {
+    name_self();
+    be_first_to_go();
+    allow_many_files();
 }
 
 /// Started from a file without a name, its own would be a number.

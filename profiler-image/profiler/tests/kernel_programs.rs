@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aiprof_ebpf_types::{MAX_STACK_BYTES, Settings, StackTrigger, ThreadEventKind};
+use aiprof_ebpf_types::{MAX_STACK_BYTES, Settings, StackTrigger, ThreadEvent, ThreadEventKind};
 use aiprof_profiler::{
     kernel::{
         programs::{Programs, kernel_offsets},
@@ -18,6 +18,7 @@ use aiprof_profiler::{
     },
     privilege,
 };
+use aya::maps::{MapData, RingBuf};
 
 /// Whether this process may load programs.
 fn may_load() -> bool {
@@ -41,6 +42,30 @@ fn settings(switch_stacks_per_second: u32) -> Settings {
     }
 }
 
+type Ring = RingBuf<MapData>;
+
+/// Loaded programs and their rings of stacks and thread events; attached, with this process as their target if it is to be.
+fn attached(switch_stacks_per_second: u32, frequency_hz: u32, is_target: bool) -> (Programs, Ring, Ring) {
+    let mut programs = Programs::load(&settings(switch_stacks_per_second)).expect("programs that load");
+    let (stacks, threads) = programs.rings().expect("rings");
+    if is_target {
+        programs.add_target(std::process::id()).expect("a target");
+    }
+    programs.attach(frequency_hz).expect("programs that attach");
+    (programs, stacks, threads)
+}
+
+/// Ends the recording; nothing is written to the rings any more.
+fn end(programs: &mut Programs) {
+    programs.detach();
+    thread::sleep(Duration::from_millis(20));
+}
+
+/// All thread events that are in the ring.
+fn events(ring: &mut Ring) -> Vec<(ThreadEventKind, ThreadEvent)> {
+    std::iter::from_fn(|| ring.next().map(|bytes| rings::thread_event(&bytes).expect("a whole record"))).collect()
+}
+
 fn busy(duration: Duration) {
     let until = Instant::now() + duration;
     while Instant::now() < until {
@@ -53,7 +78,7 @@ fn own_tid() -> u32 {
 }
 
 /// Threads and triggers of the stacks that are in the ring; all are of this process, with user stack and registers.
-fn stacks(ring: &mut aya::maps::RingBuf<aya::maps::MapData>) -> Vec<(u32, StackTrigger)> {
+fn stacks(ring: &mut Ring) -> Vec<(u32, StackTrigger)> {
     let mut stacks = Vec::new();
     while let Some(bytes) = ring.next() {
         let record = rings::stack_record(&bytes).expect("a whole record");
@@ -73,10 +98,7 @@ fn this_process_is_seen_and_no_other() {
     if !may_load() {
         return;
     }
-    let mut programs = Programs::load(&settings(1000)).unwrap();
-    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
-    programs.add_target(std::process::id()).unwrap();
-    programs.attach(200).unwrap();
+    let (mut programs, mut stack_ring, mut thread_ring) = attached(1000, 200, true);
 
     let found = programs.snapshot().unwrap();
     assert!(found.iter().all(|thread| thread.pid == std::process::id()));
@@ -90,13 +112,11 @@ fn this_process_is_seen_and_no_other() {
     // Another program runs meanwhile, as a child that is a target by its parent, and ends.
     assert!(Command::new("true").status().unwrap().success());
     let tid = worker.join().unwrap();
-    programs.detach();
-    thread::sleep(Duration::from_millis(20));
+    end(&mut programs);
 
     let mut kinds = Vec::new();
     let mut pids = Vec::new();
-    while let Some(bytes) = thread_ring.next() {
-        let (kind, event) = rings::thread_event(&bytes).expect("a whole record");
+    for (kind, event) in events(&mut thread_ring) {
         kinds.push((kind, event.tid, event.other_tid));
         pids.push(event.pid);
     }
@@ -131,23 +151,17 @@ fn stacks_at_switches_are_thinned_and_counted() {
     if !may_load() {
         return;
     }
-    let mut programs = Programs::load(&settings(20)).unwrap();
-    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
-    programs.add_target(std::process::id()).unwrap();
-    programs.attach(50).unwrap();
+    let (mut programs, mut stack_ring, mut thread_ring) = attached(20, 50, true);
     for _ in 0..1000 {
         thread::sleep(Duration::from_micros(200));
     }
-    programs.detach();
-    thread::sleep(Duration::from_millis(20));
+    end(&mut programs);
 
     let taken =
         stacks(&mut stack_ring).iter().filter(|(_, trigger)| *trigger == StackTrigger::SwitchOut).count() as u64;
-    let mut outs = 0;
-    while let Some(bytes) = thread_ring.next() {
-        let (kind, event) = rings::thread_event(&bytes).expect("a whole record");
-        outs += u64::from(kind == ThreadEventKind::SwitchOut && event.tid == own_tid());
-    }
+    let is_own_out =
+        |(kind, event): &(ThreadEventKind, ThreadEvent)| *kind == ThreadEventKind::SwitchOut && event.tid == own_tid();
+    let outs = events(&mut thread_ring).iter().filter(|each| is_own_out(each)).count();
     let counters = programs.counters().unwrap();
     assert!(outs >= 1000, "states are never thinned: {outs} switches");
     assert_eq!(counters.switch_stacks, taken);
@@ -159,9 +173,7 @@ fn nothing_is_seen_without_a_target() {
     if !may_load() {
         return;
     }
-    let mut programs = Programs::load(&settings(1000)).unwrap();
-    let (mut stack_ring, mut thread_ring) = programs.rings().unwrap();
-    programs.attach(200).unwrap();
+    let (mut programs, mut stack_ring, mut thread_ring) = attached(1000, 200, false);
     busy(Duration::from_millis(100));
     thread::sleep(Duration::from_millis(10));
     assert!(programs.snapshot().unwrap().is_empty());

@@ -1,32 +1,10 @@
 //! The container as the API takes it, and its states as the API gives them.
 
 use super::*;
-use crate::cluster::TargetName;
+use crate::cluster::client::{self, tests::target};
 
 fn props(image: ImageSource, privileged: bool) -> ClusterProps {
-    ClusterProps {
-        target: TargetName::Pod("vllm-0".to_owned()),
-        namespace: None,
-        context: None,
-        kubeconfig: None,
-        container: None,
-        image,
-        privileged,
-        profiler: None,
-    }
-}
-
-fn target() -> PodTarget {
-    PodTarget {
-        namespace: "prod".to_owned(),
-        pod: "vllm-0".to_owned(),
-        uid: "u".to_owned(),
-        container: "server".to_owned(),
-        image: "vllm:2".to_owned(),
-        restarts: 0,
-        node: None,
-        passed_over: vec![],
-    }
+    ClusterProps { image, privileged, ..client::tests::props() }
 }
 
 fn pod(command: &str, state: &Value) -> Pod {

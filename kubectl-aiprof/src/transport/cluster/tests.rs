@@ -7,11 +7,10 @@ use aiprof_capture::{
     frame::{Encoder, FrameKind},
     request::PROTOCOL_VERSION,
 };
-
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 
 use super::*;
-use crate::transport::way::Way;
+use crate::{cluster::exec::Streams, transport::way::Way};
 
 /// What the other end has and what was said to it.
 #[derive(Default)]
@@ -66,7 +65,8 @@ impl Way for Stand {
             SessionEnd::Broken
         });
         let end = end.map(|end| end.unwrap_or(SessionEnd::Broken)).boxed();
-        Ok(Session { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), end, process: None })
+        let streams = Streams { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), end };
+        Ok(Session { streams, process: None })
     }
 
     async fn look(&self) -> Look {

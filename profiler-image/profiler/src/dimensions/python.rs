@@ -40,7 +40,8 @@ struct Process {
     interpreter: Interpreter,
     memory: ProcessMemory,
     code: CodeCache,
-    frames: Names,
+    /// Shared with the parent and the children that it was forked into, until one of them names a frame anew.
+    frames: Arc<Names>,
 }
 
 /// Frames by their code object's address and identity and their instruction.
@@ -99,10 +100,11 @@ impl Python {
                 });
                 // What could not be read now may be readable at the next sight.
                 if resolved.state == FrameState::Known {
-                    if process.frames.len() >= MAX_FRAMES {
-                        process.frames.clear();
+                    let names = Arc::make_mut(&mut process.frames);
+                    if names.len() >= MAX_FRAMES {
+                        names.clear();
                     }
-                    process.frames.insert(key, Arc::clone(&named));
+                    names.insert(key, Arc::clone(&named));
                 }
                 named
             });
@@ -120,7 +122,7 @@ impl Python {
         Some(walk(&process.memory, layout, thread_state))
     }
 
-    fn adopt(&mut self, pid: u32, interpreter: Interpreter, frames: Names, programs: &mut Programs) -> Admission {
+    fn adopt(&mut self, pid: u32, interpreter: Interpreter, frames: Arc<Names>, programs: &mut Programs) -> Admission {
         if let Err(error) = programs.set_python(pid, &interpreter.layout) {
             return Admission::Refused(error.to_string());
         }
@@ -142,7 +144,7 @@ impl Dimension for Python {
             Entry::Forked(parent) => {
                 // A copy of its parent, down to the addresses, until it runs another program.
                 if let Some(parent) = self.processes.get(&parent) {
-                    let (interpreter, frames) = (parent.interpreter.clone(), parent.frames.clone());
+                    let (interpreter, frames) = (parent.interpreter.clone(), Arc::clone(&parent.frames));
                     return self.adopt(pid, interpreter, frames, programs);
                 }
             }
@@ -150,7 +152,7 @@ impl Dimension for Python {
             Entry::Chosen => {}
         }
         match detect(pid, &ProcessMemory::open(pid)) {
-            Ok(Some(interpreter)) => self.adopt(pid, interpreter, Names::new(), programs),
+            Ok(Some(interpreter)) => self.adopt(pid, interpreter, Arc::default(), programs),
             Ok(None) => Admission::Nothing,
             // Right after exec its memory is still being laid out.
             Err(refusal @ (Refusal::Starting | Refusal::Unreadable(MemoryError::Unmapped { .. }))) => {

@@ -20,6 +20,9 @@ use aiprof_capture::event::Frame;
 
 use super::trim::plain;
 
+/// CPython's evaluator.
+pub(super) const EVALUATOR: &str = "_PyEval_EvalFrameDefault";
+
 /// A Python frame as this module sees it.
 pub trait PythonStackFrame {
     /// Whether it is the outermost of its evaluator call.
@@ -119,7 +122,7 @@ fn is_tail_call(function: &str) -> bool {
 }
 
 fn is_evaluator(function: &str) -> bool {
-    plain(function) == "_PyEval_EvalFrameDefault" || is_tail_call(function)
+    plain(function) == EVALUATOR || is_tail_call(function)
 }
 
 /// Whether a function goes by its file and address, for want of a symbol.

@@ -19,6 +19,7 @@ use super::{
     call,
     elf::{ElfError, ElfSource, Layout, Piece},
     index,
+    merge::EVALUATOR,
     symbols::SymbolTable,
 };
 use crate::maps::{self, Mapping};
@@ -162,7 +163,7 @@ impl Image {
             let symbols = content.symbols.get_or_init(|| SymbolTable::read(&content.source, &content.layout));
             symbols.name(&content.source, target)
         });
-        called.as_deref() == Some("_PyEval_EvalFrameDefault")
+        called.as_deref() == Some(EVALUATOR)
     }
 
     fn read(id: u32, path: Arc<str>, source: ElfSource) -> Result<Self, ElfError> {

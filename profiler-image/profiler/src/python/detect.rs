@@ -42,9 +42,14 @@ pub struct Interpreter {
 /// to 150 more where a check fails.
 pub fn detect(pid: u32, memory: &impl ReadMemory) -> Result<Option<Interpreter>, Refusal> {
     let mappings = maps::of_process(pid).map_err(|error| Refusal::Maps(error.to_string()))?;
+    detect_in(pid, memory, &mappings)
+}
+
+/// The same for a process whose mappings are at hand.
+pub fn detect_in(pid: u32, memory: &impl ReadMemory, mappings: &[Mapping]) -> Result<Option<Interpreter>, Refusal> {
     let mut found = Vec::new();
     let mut refusal = None;
-    for mapping in candidates(pid, &mappings) {
+    for mapping in candidates(pid, mappings) {
         match inspect(pid, mapping) {
             Ok(Some(candidate)) => found.push(candidate),
             Ok(None) => {}
@@ -55,11 +60,11 @@ pub fn detect(pid: u32, memory: &impl ReadMemory) -> Result<Option<Interpreter>,
             break;
         }
     }
-    let libraries = libraries(pid, memory, &mappings);
+    let libraries = libraries(pid, memory, mappings);
     let mut waits = WAITS_MS.iter();
     loop {
         for candidate in &found {
-            match settle(memory, candidate, &mappings, &libraries) {
+            match settle(memory, candidate, mappings, &libraries) {
                 Ok(interpreter) => return Ok(Some(interpreter)),
                 Err(reason) => refusal = Some(reason),
             }

@@ -36,7 +36,7 @@ mod version;
 mod walk;
 
 pub use code::{CodeCache, FrameState, ResolvedFrame};
-pub use detect::{Interpreter, detect};
+pub use detect::{Interpreter, detect, detect_in};
 pub use layout::Offsets;
 pub use lines::{LineFormat, LineTable};
 pub use refusal::Refusal;

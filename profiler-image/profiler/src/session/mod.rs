@@ -8,7 +8,6 @@ mod targets;
 mod threads;
 
 use std::{
-    ops::RangeInclusive,
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use aiprof_capture::{
     request::{Dimension as Kind, PROTOCOL_VERSION, Request},
     trace::TraceWriter,
 };
-use aiprof_ebpf_types::{Counters, MAX_STACK_BYTES, Settings};
+use aiprof_ebpf_types::Counters;
 use aya::maps::{MapData, RingBuf};
 use thiserror::Error;
 
@@ -44,13 +43,6 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(40);
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
 /// Records younger than this at a drain wait for the next one: another CPU may still be writing an older one.
 const SETTLE_NS: u64 = 10_000_000;
-/// Stacks at switches that a CPU may take in a second: at about 17 us each under 2 % of its time. Where there are many CPUs, their
-/// sum is what counts, since this process has to follow.
-const SWITCH_STACKS_PER_CPU: RangeInclusive<u32> = 250..=1_000;
-const SWITCH_STACKS_OF_ALL: u32 = 8_000;
-/// Bytes of user stack copied at a switch.
-const SWITCH_STACK_BYTES: u32 = 8 * 1024;
-
 /// Why there is no capture.
 #[derive(Debug, Error)]
 #[error("{message}")]
@@ -148,14 +140,7 @@ impl Session {
         }
         enough_memory()?;
         let chosen = targets::choose(request)?;
-        let settings = Settings {
-            offsets: programs::kernel_offsets()?,
-            pid_namespace: targets::own_pid_namespace()?,
-            switch_stacks_per_second: (SWITCH_STACKS_OF_ALL / programs::cpu_count())
-                .clamp(*SWITCH_STACKS_PER_CPU.start(), *SWITCH_STACKS_PER_CPU.end()),
-            sample_stack_bytes: MAX_STACK_BYTES as u32,
-            switch_stack_bytes: SWITCH_STACK_BYTES,
-        };
+        let settings = programs::settings(targets::own_pid_namespace()?)?;
         let mut programs = Programs::load(&settings)?;
         let (stacks, threads) = programs.rings()?;
         let mut processes = Processes::new(request);

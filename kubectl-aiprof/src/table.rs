@@ -3,13 +3,13 @@
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// The widest line, in columns.
-pub(super) const WIDTH: usize = 100;
+pub(crate) const WIDTH: usize = 100;
 /// Between two columns.
 const GAP: &str = "  ";
 
 /// To which side a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Align {
+pub(crate) enum Align {
     /// Text.
     Left,
     /// Numbers.
@@ -18,26 +18,32 @@ pub(super) enum Align {
 
 /// A table: its last column is cut where the line would be too long.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     aligns: Vec<Align>,
     rows: Vec<Vec<String>>,
     indent: usize,
+    width: usize,
 }
 
 impl Table {
     /// A table with its headings.
-    pub(super) fn new(indent: usize, columns: &[(Align, &str)]) -> Self {
+    pub(crate) fn new(indent: usize, columns: &[(Align, &str)]) -> Self {
         let (aligns, headings) = columns.iter().map(|&(align, heading)| (align, heading.to_owned())).unzip();
-        Self { aligns, rows: vec![headings], indent }
+        Self { aligns, rows: vec![headings], indent, width: WIDTH }
+    }
+
+    /// The same, whose lines are as long as they are.
+    pub(crate) fn uncut(self) -> Self {
+        Self { width: usize::MAX, ..self }
     }
 
     /// Adds a row of as many cells as there are columns.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// Its lines, each with its end.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let columns = self.aligns.len();
         let widths: Vec<usize> = (0..columns)
             .map(|column| {
@@ -52,7 +58,7 @@ impl Table {
                 if column > 0 {
                     line.push_str(GAP);
                 }
-                let cell = if last { cut(cell, WIDTH.saturating_sub(line.width())) } else { cell.clone() };
+                let cell = if last { cut(cell, self.width.saturating_sub(line.width())) } else { cell.clone() };
                 let room = " ".repeat(widths[column].saturating_sub(cell.width()));
                 match self.aligns[column] {
                     Align::Right => line.push_str(&(room + &cell)),
@@ -67,7 +73,7 @@ impl Table {
 }
 
 /// A text of at most `width` columns, with a mark where it was cut.
-pub(super) fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
