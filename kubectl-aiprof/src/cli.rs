@@ -33,6 +33,11 @@ const MAX_DURATION: Duration = Duration::from_hours(24);
 /// The shortest: below it nothing would be sampled.
 const MIN_DURATION: Duration = Duration::from_millis(100);
 
+/// As [`DEFAULT_SYSCALL_MIN_NS`](aiprof_capture::request::DEFAULT_SYSCALL_MIN_NS), in the words of the command line.
+const DEFAULT_SYSCALL_MIN: &str = "50us";
+/// Longer, it would leave out what a person looks for.
+const MAX_SYSCALL_MIN: Duration = Duration::from_mins(1);
+
 /// Profile a running Python process, in a pod or here: what every thread did, on one timeline.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-aiprof", bin_name = "kubectl aiprof", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -69,15 +74,18 @@ struct RecordArgs {
     /// How long, such as 30s, 1m30s or 500ms [default: 30s; for a COMMAND, until it ends].
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
-    /// What to record, separated by commas: python, cpu.
+    /// What to record, separated by commas: python, cpu, syscalls.
     #[arg(
         long,
         value_name = "DIMENSIONS",
         value_delimiter = ',',
-        default_value = "python,cpu",
+        default_value = "python,cpu,syscalls",
         hide_possible_values = true
     )]
     collect: Vec<CollectArg>,
+    /// Show system calls that take at least this long one by one; shorter ones are in the sums.
+    #[arg(long, value_name = "DURATION", default_value = DEFAULT_SYSCALL_MIN, value_parser = parse_syscall_min)]
+    syscall_min: Duration,
     /// Samples a second of each busy CPU.
     #[arg(long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
@@ -102,6 +110,7 @@ struct RecordArgs {
 enum CollectArg {
     Python,
     Cpu,
+    Syscalls,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -227,6 +236,7 @@ impl RecordArgs {
             duration,
             frequency_hz: self.frequency,
             collect,
+            syscall_min: self.syscall_min,
             output: self.output,
             open: self.open,
             progress: self.progress.progress_mode(),
@@ -272,6 +282,7 @@ impl CollectArg {
         match self {
             Self::Python => Dimension::Python,
             Self::Cpu => Dimension::Cpu,
+            Self::Syscalls => Dimension::Syscalls,
         }
     }
 }
@@ -323,6 +334,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("too long: 24h is the most".to_owned());
     }
     Ok(duration)
+}
+
+fn parse_syscall_min(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "not a duration: write it as 50us, 1ms or 0s".to_owned())?;
+    if duration > MAX_SYSCALL_MIN { Err("too long: 1m is the most".to_owned()) } else { Ok(duration) }
 }
 
 #[cfg(test)]

@@ -58,6 +58,17 @@ fn what_cannot_be_recorded_is_said() {
 fn each_dimension_is_wanted_once() {
     let props = record(&["--local", "--pid", "1", "--collect", "cpu,python,cpu"]).unwrap();
     assert_eq!(props.collect, [Dimension::Python, Dimension::Cpu]);
+    let props = record(&["--local", "--pid", "1", "--collect", "syscalls"]).unwrap();
+    assert_eq!(props.collect, [Dimension::Syscalls]);
+}
+
+#[test]
+fn the_length_of_a_long_system_call_is_the_requests_unless_given() {
+    let props = record(&["--local", "--pid", "1"]).unwrap();
+    assert_eq!(props.syscall_min.as_nanos(), u128::from(aiprof_capture::request::DEFAULT_SYSCALL_MIN_NS));
+    let props = record(&["pod/x", "--syscall-min", "0s"]).unwrap();
+    assert!(props.syscall_min.is_zero());
+    assert!(record(&["pod/x", "--syscall-min", "2m"]).is_err());
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub struct RecordProps {
     pub frequency_hz: u32,
     /// Dimensions that are wanted, each once.
     pub collect: Vec<Dimension>,
+    /// System calls from this length on are told one by one.
+    pub syscall_min: Duration,
     /// Where to write the archive; none: a name made from the target's.
     pub output: Option<PathBuf>,
     /// Whether to show the result in the UI.
@@ -226,6 +228,7 @@ fn request(props: &RecordProps, started: Option<u32>) -> Request {
         duration_ms: props.duration.map(|duration| duration.as_millis() as u64),
         frequency_hz: props.frequency_hz,
         collect: props.collect.clone(),
+        syscall_min_ns: props.syscall_min.as_nanos() as u64,
     }
 }
 
@@ -350,6 +353,7 @@ pub(crate) mod tests {
                 duration_ms: Some(1_000),
                 frequency_hz: 100,
                 collect,
+                syscall_min_ns: 0,
             },
             end_reason: EndReason::Duration,
             started_at: "2026-01-01T00:00:00Z".to_owned(),

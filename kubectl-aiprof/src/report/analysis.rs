@@ -84,7 +84,12 @@ impl Analysis {
                 process.threads.entry(sample.tid).or_default().samples += 1;
             }
             Event::State(slice) => self.process(slice.pid).add_slice(slice),
-            Event::Clock(_) | Event::PythonBegin(_) | Event::PythonEnd(_) => {}
+            Event::Clock(_)
+            | Event::PythonBegin(_)
+            | Event::PythonEnd(_)
+            | Event::Syscall(_)
+            | Event::SyscallSum(_)
+            | Event::SyscallRate(_) => {}
         }
     }
 

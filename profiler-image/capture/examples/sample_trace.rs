@@ -100,6 +100,7 @@ fn waiting() -> ThreadState {
     ThreadState::Waiting(Wait {
         reason: "futex".into(),
         syscall: Some("futex".into()),
+        on: None,
         kernel_function: Some("futex_wait_queue".into()),
         uninterruptible: false,
     })

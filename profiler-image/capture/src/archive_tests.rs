@@ -21,6 +21,7 @@ fn manifest() -> Manifest {
             duration_ms: Some(10_000),
             frequency_hz: 99,
             collect: vec![Dimension::Python, Dimension::Cpu],
+            syscall_min_ns: 0,
         },
         end_reason: EndReason::Duration,
         started_at: "2026-01-02T03:04:05Z".into(),

@@ -23,6 +23,12 @@ pub enum Event {
     PythonBegin(PythonBegin),
     /// A thread left the Python function that it entered last.
     PythonEnd(PythonEnd),
+    /// A system call that was long enough to be told by itself.
+    Syscall(SyscallSlice),
+    /// What the system calls of a thread add up to; long ones are in it too.
+    SyscallSum(SyscallSum),
+    /// How many system calls a process makes in a second.
+    SyscallRate(SyscallRate),
 }
 
 /// The clocks, read together.
@@ -164,6 +170,8 @@ pub struct Wait {
     pub reason: Arc<str>,
     /// Name of the system call that it is in.
     pub syscall: Option<Arc<str>>,
+    /// What that call waits on: the file of its descriptor, or the address of its futex.
+    pub on: Option<Arc<str>>,
     /// Innermost kernel function that is not the scheduler's, where a stack was taken.
     pub kernel_function: Option<Arc<str>>,
     /// Whether signals cannot end the wait (state `D`).
@@ -192,4 +200,77 @@ pub struct PythonEnd {
     pub pid: u32,
     /// Thread.
     pub tid: u32,
+}
+
+/// One system call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SyscallSlice {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// When it began, or the window's start if it had begun before.
+    pub start_ns: u64,
+    /// When it ended, or the window's end if it had not.
+    pub end_ns: u64,
+    /// Name, such as `openat`.
+    pub name: Arc<str>,
+    /// What it returned; none if it had not ended within the window.
+    pub result: Option<i64>,
+    /// Name of the `errno` that it failed with.
+    pub error: Option<Arc<str>>,
+    /// Whether it had begun before the window.
+    pub began_before: bool,
+    /// Those of its arguments that say something and give nothing away, in their order; never the content of a buffer.
+    pub arguments: Vec<(Arc<str>, Argument)>,
+    /// Where it was called from, if a stack was taken.
+    pub stack: Option<Stack>,
+}
+
+/// An argument of a system call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A size, a count, a time, a descriptor.
+    Number(i64),
+    /// An address.
+    Address(u64),
+    /// Flags by their names, or what a descriptor stands for.
+    Text(Arc<str>),
+}
+
+/// Calls of one thread to one system call that ended since its sum before, or since the window's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyscallSum {
+    /// Until when.
+    pub timestamp_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Name of the system call.
+    pub name: Arc<str>,
+    /// Calls.
+    pub count: u64,
+    /// Calls that failed.
+    pub errors: u64,
+    /// Their time.
+    pub total_ns: u64,
+    /// The longest of all so far.
+    pub max_ns: u64,
+    /// In the last sum only, over the whole window: failures by the name of their `errno`.
+    pub errnos: Vec<(Arc<str>, u64)>,
+    /// In the last sum only, over the whole window: calls that took less than so many nanoseconds and at least half of that. The
+    /// first and the last hold all shorter and longer ones.
+    pub histogram: Vec<(u64, u64)>,
+}
+
+/// How many system calls a process makes, until its next rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SyscallRate {
+    /// From when on.
+    pub timestamp_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// All its threads together.
+    pub per_second: f64,
 }

@@ -122,6 +122,9 @@ pub struct Cost {
     pub sample_ns: Option<u64>,
     /// Mean time of one switch in the kernel, in nanoseconds; none without switches.
     pub switch_ns: Option<u64>,
+    /// Mean time of the end of one system call in the kernel, of those that were timed, in nanoseconds; none without any.
+    #[serde(default)]
+    pub syscall_ns: Option<u64>,
     /// Share of one CPU that the in-kernel programs took over the window.
     pub kernel_cpu_share: f64,
 }

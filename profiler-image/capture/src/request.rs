@@ -21,6 +21,16 @@ pub struct Request {
     pub frequency_hz: u32,
     /// Dimensions that are wanted.
     pub collect: Vec<Dimension>,
+    /// System calls from this length on are told one by one, not only in sums; in nanoseconds.
+    #[serde(default = "default_syscall_min_ns")]
+    pub syscall_min_ns: u64,
+}
+
+/// Most calls that do not wait are shorter, those that a person looks for are not.
+pub const DEFAULT_SYSCALL_MIN_NS: u64 = 50_000;
+
+const fn default_syscall_min_ns() -> u64 {
+    DEFAULT_SYSCALL_MIN_NS
 }
 
 /// The five dimensions.

@@ -8,12 +8,17 @@
 mod python;
 mod records;
 mod settings;
+mod syscalls;
 
 pub use python::{EntryRule, PythonFrame, PythonLayout, code_identity};
 pub use records::{
     Counters, PythonStatus, StackHeader, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot, UserRegisters,
 };
 pub use settings::{KernelOffsets, Settings};
+pub use syscalls::{
+    HISTOGRAM_CELLS, HISTOGRAM_FIRST_BITS, RunningThread, SyscallErrorKey, SyscallKey, SyscallRecord, SyscallSum,
+    histogram_cell,
+};
 
 /// Types that the profiler reads from or writes to maps.
 #[cfg(feature = "user")]
@@ -24,6 +29,14 @@ mod user {
     unsafe impl aya::Pod for crate::PythonLayout {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SyscallKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SyscallErrorKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SyscallSum {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::RunningThread {}
 }
 
 /// Python frames kept of one stack; deeper stacks are marked as cut.

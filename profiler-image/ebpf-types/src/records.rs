@@ -25,6 +25,8 @@ pub enum StackTrigger {
     Sample = 0,
     /// The thread left its CPU.
     SwitchOut = 1,
+    /// A system call ended for which no stack was taken at a switch; without kernel frames.
+    Syscall = 2,
 }
 
 /// How the Python part of a stack came out.
@@ -110,6 +112,8 @@ pub struct ThreadEvent {
     pub task_state: u32,
     /// Switch-out: number of the system call the thread is in, -1 when in none (a fault or an interrupt).
     pub syscall: i32,
+    /// Switch-out in a system call: its first argument.
+    pub argument: u64,
     /// CPU.
     pub cpu: u16,
     /// A [`ThreadEventKind`].
@@ -135,6 +139,8 @@ pub struct ThreadSnapshot {
     pub syscall: i32,
     /// Voluntary and involuntary switches so far: unchanged later, the thread has not run since.
     pub switches: u64,
+    /// When that call began; 0 when that was not seen.
+    pub syscall_start_ns: u64,
     /// The thread pointer (`fsbase` on x86_64).
     pub thread_pointer: u64,
     /// User-mode registers at the entry to the kernel.
@@ -166,4 +172,24 @@ pub struct Counters {
     pub stacks_lost: u64,
     /// Thread records lost because the thread ring was full.
     pub thread_events_lost: u64,
+    /// System calls whose handling at their end was timed: one in some.
+    pub syscalls_timed: u64,
+    /// The time that took.
+    pub syscalls_timed_ns: u64,
+    /// Long system calls for which a record was due.
+    pub syscall_records: u64,
+    /// Long system calls without a record, to stay within the budget.
+    pub syscall_records_thinned: u64,
+    /// Records of system calls lost because their ring was full.
+    pub syscall_records_lost: u64,
+    /// Records of system calls for which a stack was taken at the end of the call.
+    pub syscall_stacks: u64,
+    /// Records of system calls whose stack was left out to stay within the budget.
+    pub syscall_stacks_thinned: u64,
+    /// System calls in no sum because the table of sums was full.
+    pub syscalls_uncounted: u64,
+    /// Failures of system calls whose `errno` was not counted because that table was full.
+    pub syscall_errors_uncounted: u64,
+    /// System calls in no sum because their beginning was not seen.
+    pub syscalls_unpaired: u64,
 }

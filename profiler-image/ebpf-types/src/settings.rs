@@ -43,6 +43,9 @@ pub struct KernelOffsets {
     pub registers_lr: u32,
     /// `pt_regs.orig_ax` on x86_64, `.syscallno` on aarch64: as `i32` the system call, -1 outside of one.
     pub registers_syscall: u32,
+    /// The six arguments of a system call in `pt_regs`, as they still stand when it ends: `di`, `si`, `dx`, `r10`, `r8`, `r9` on
+    /// x86_64, `orig_x0` and `regs[1..6]` on aarch64.
+    pub registers_arguments: [u32; 6],
 }
 
 /// Everything else.
@@ -60,4 +63,8 @@ pub struct Settings {
     pub sample_stack_bytes: u32,
     /// Bytes of user stack to copy at a switch; at most [`crate::MAX_STACK_BYTES`].
     pub switch_stack_bytes: u32,
+    /// Records of system calls: how many a CPU may write in one second before they are thinned; 0 when no calls are wanted.
+    pub syscall_records_per_second: u32,
+    /// Calls from this length on are reported one by one.
+    pub syscall_min_ns: u64,
 }

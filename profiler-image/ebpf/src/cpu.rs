@@ -11,8 +11,8 @@ use aya_ebpf::{
 
 use crate::{
     kernel::{SavedRegisters, Task, now_ns},
-    maps::{BUDGET, NO_COMM, THREAD_EVENTS, Thread, count, setting},
-    stack, target,
+    maps::{BUDGET, Budget, NO_COMM, THREAD_EVENTS, Thread, count, setting},
+    stack, syscalls, target,
 };
 
 /// `TASK_DEAD` of `include/linux/sched.h`: the last switch of a thread.
@@ -64,17 +64,20 @@ fn switch(context: RawTracePointContext) -> i32 {
     if pid != 0 {
         if let Some(thread) = target::find(previous, tid, pid) {
             // SAFETY: a live map value, changed by this thread's own events only.
-            switch_out(&context, previous, unsafe { &mut *thread }, preempt, tid, pid);
+            let thread = unsafe { &mut *thread };
+            syscalls::park(thread, tid);
+            switch_out(&context, previous, thread, preempt, tid, pid);
         } else if previous.state() & TASK_DEAD != 0 {
             target::forget(tid, pid);
         }
     }
     let (tid, pid) = next.ids();
-    if pid != 0
-        && let Some(thread) = target::find(next, tid, pid)
-    {
-        // SAFETY: as above.
-        switch_in(unsafe { &mut *thread });
+    let thread = if pid == 0 { None } else { target::find(next, tid, pid) };
+    // SAFETY: as above.
+    let thread = thread.map(|thread| unsafe { &mut *thread });
+    syscalls::resume(thread.as_deref(), tid);
+    if let Some(thread) = thread {
+        switch_in(thread);
     }
     0
 }
@@ -91,6 +94,7 @@ fn switch_out(
     let start_ns = now_ns();
     let state = if preempt { 0 } else { task.state() };
     let registers = SavedRegisters::of_current();
+    let syscall = registers.syscall();
     let dead = state & TASK_DEAD != 0;
     // A preempted thread's stack says nothing that the samples do not say.
     if !preempt && !dead {
@@ -119,7 +123,8 @@ fn switch_out(
         other_pid: 0,
         other_tid: 0,
         task_state: state,
-        syscall: registers.syscall(),
+        syscall,
+        argument: if preempt || syscall < 0 { 0 } else { registers.first_argument() },
         // SAFETY: takes no argument.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         kind: ThreadEventKind::SwitchOut as u8,
@@ -144,6 +149,7 @@ fn switch_in(thread: &mut Thread) {
         other_tid: thread.waker_tid,
         task_state: 0,
         syscall: -1,
+        argument: 0,
         // SAFETY: takes no argument.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         kind: ThreadEventKind::SwitchIn as u8,
@@ -181,24 +187,29 @@ pub(crate) fn send(event: &ThreadEvent) {
     }
 }
 
-/// Whether this CPU may take one more stack at a switch now; if so, its price is paid.
+/// Whether this CPU may take one more stack at a switch or the end of a system call now; if so, its price is paid.
 #[inline(always)]
-fn take_credit(now_ns: u64, last_stack_ns: u64) -> bool {
-    let rate = u64::from(setting!(switch_stacks_per_second));
-    let Some(budget) = BUDGET.get_ptr_mut(0) else { return false };
+pub(crate) fn take_credit(now_ns: u64, last_stack_ns: u64) -> bool {
+    let scarce = |credit: u64| credit < BURST_NS / 2 && now_ns.saturating_sub(last_stack_ns) < SCARCE_INTERVAL_NS;
+    spend(BUDGET.get_ptr_mut(0), setting!(switch_stacks_per_second), now_ns, scarce)
+}
+
+/// Takes the price of one of `rate` things a second from a budget of this CPU, if it is there and not too `scarce`.
+#[inline(always)]
+pub(crate) fn spend(budget: Option<*mut Budget>, rate: u32, now_ns: u64, scarce: impl FnOnce(u64) -> bool) -> bool {
+    let Some(budget) = budget else { return false };
     if rate == 0 {
         return false;
     }
-    // SAFETY: a live map value of this CPU; only switches use it, and they do not nest.
+    // SAFETY: a live map value of this CPU; only switches and ends of system calls use it, which do not nest.
     let budget = unsafe { &mut *budget };
     let mut credit = budget.credit_ns + now_ns.saturating_sub(budget.updated_ns);
     if credit > BURST_NS {
         credit = BURST_NS;
     }
     budget.updated_ns = now_ns;
-    let price = 1_000_000_000 / rate;
-    let scarce = credit < BURST_NS / 2 && now_ns.saturating_sub(last_stack_ns) < SCARCE_INTERVAL_NS;
-    let allowed = credit >= price && !scarce;
+    let price = 1_000_000_000 / u64::from(rate);
+    let allowed = credit >= price && !scarce(credit);
     budget.credit_ns = if allowed { credit - price } else { credit };
     allowed
 }

@@ -59,7 +59,7 @@ impl Task {
 
 /// User-mode registers of a task, saved at its entry to the kernel.
 #[derive(Clone, Copy)]
-pub(crate) struct SavedRegisters(u64);
+pub(crate) struct SavedRegisters(pub(crate) u64);
 
 impl SavedRegisters {
     /// Those of the running task.
@@ -83,6 +83,25 @@ impl SavedRegisters {
     #[inline(always)]
     pub(crate) fn syscall(self) -> i32 {
         read(self.0 + u64::from(setting!(offsets.registers_syscall)))
+    }
+
+    /// The first argument of that call.
+    #[inline(always)]
+    pub(crate) fn first_argument(self) -> u64 {
+        read(self.0 + u64::from(setting!(offsets.registers_arguments[0])))
+    }
+
+    /// All its arguments.
+    #[inline(always)]
+    pub(crate) fn arguments(self) -> [u64; 6] {
+        [
+            self.first_argument(),
+            read(self.0 + u64::from(setting!(offsets.registers_arguments[1]))),
+            read(self.0 + u64::from(setting!(offsets.registers_arguments[2]))),
+            read(self.0 + u64::from(setting!(offsets.registers_arguments[3]))),
+            read(self.0 + u64::from(setting!(offsets.registers_arguments[4]))),
+            read(self.0 + u64::from(setting!(offsets.registers_arguments[5]))),
+        ]
     }
 
     /// What an unwinder needs.

@@ -12,7 +12,7 @@ use crate::{
     cpu::send,
     kernel::{Task, now_ns},
     maps::{PROCESSES, PYTHON, TARGETS, THREADS, setting},
-    target,
+    syscalls, target,
 };
 
 /// `sched_process_fork(task *parent, task *child)`: a new thread, or a new process, which is then a target too.
@@ -59,6 +59,7 @@ fn exec(context: RawTracePointContext) -> i32 {
     let (tid, pid) = (ids as u32, (ids >> 32) as u32);
     if old_tid != tid {
         let _ = THREADS.remove(old_tid);
+        syscalls::renamed(old_tid, tid);
     }
     report(tid, pid, ThreadEventKind::Exec);
     0

@@ -1,4 +1,4 @@
-//! The in-kernel side of the profiler: what runs at a tick of the sampling clock and at a thread switch.
+//! The in-kernel side of the profiler: what runs at a tick of the sampling clock, at a thread switch and at a system call.
 //!
 //! Addresses go out, never names. Each program first asks [`target`] whether the thread is one of the target's; everything
 //! else on the machine leaves at once. Records go to two rings, so that big stacks never crowd out the small records
@@ -19,6 +19,7 @@ mod maps;
 mod python;
 mod snapshot;
 mod stack;
+mod syscalls;
 mod target;
 
 /// The helpers used are GPL-only in part; the kernel reads this section.

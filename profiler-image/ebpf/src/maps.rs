@@ -1,8 +1,8 @@
 //! Everything shared with the profiler or kept between events.
 
 use aiprof_ebpf_types::{
-    COMM_BYTES, Counters, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, MAX_STACK_BYTES, PythonFrame, PythonLayout, Settings,
-    StackHeader,
+    COMM_BYTES, Counters, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, MAX_STACK_BYTES, PythonFrame, PythonLayout,
+    RunningThread, Settings, StackHeader, SyscallErrorKey, SyscallKey, SyscallSum,
 };
 use aya_ebpf::{
     macros::map,
@@ -32,18 +32,21 @@ pub(crate) static SETTINGS: Settings = Settings {
         registers_fp: 0,
         registers_lr: 0,
         registers_syscall: 0,
+        registers_arguments: [0; 6],
     },
     pid_namespace: 0,
     switch_stacks_per_second: 0,
     sample_stack_bytes: 0,
     switch_stack_bytes: 0,
+    syscall_records_per_second: 0,
+    syscall_min_ns: 0,
 };
 
 /// Reads one setting: volatile, since the compiler would fold the zeros above.
 macro_rules! setting {
-    ($($field:ident).+) => {
+    ($($field:ident).+ $([$index:literal])?) => {
         // SAFETY: the static is valid, aligned and never written after loading.
-        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$($field).+) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$($field).+ $([$index])?) }
     };
 }
 pub(crate) use setting;
@@ -64,6 +67,24 @@ pub(crate) static THREADS: LruHashMap<u32, Thread> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static PYTHON: HashMap<u32, PythonLayout> = HashMap::with_max_entries(4096, 0);
 
+/// The thread that each CPU runs.
+#[map]
+pub(crate) static RUNNING: PerCpuArray<RunningThread> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sums of system calls. Takes memory only as it fills: most of its room is for targets with very many threads.
+#[map]
+pub(crate) static SYSCALL_SUMS: HashMap<SyscallKey, SyscallSum> =
+    HashMap::with_max_entries(32768, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// Failures of system calls by `errno`.
+#[map]
+pub(crate) static SYSCALL_ERRORS: HashMap<SyscallErrorKey, u64> =
+    HashMap::with_max_entries(32768, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// Records of long system calls.
+#[map]
+pub(crate) static SYSCALLS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+
 /// Stack records.
 #[map]
 pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
@@ -80,7 +101,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
-/// Room to build a record in: one slot for samples, one for switches, since a sample may interrupt.
+/// Time credit for records of system calls, one for each CPU.
+#[map]
+pub(crate) static SYSCALL_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room to build a record in: one slot for samples, one for switches and system calls, since a sample may interrupt these.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 
@@ -97,8 +122,13 @@ pub(crate) struct Thread {
     /// Who woke it, if that was a target's thread.
     pub(crate) waker_pid: u32,
     pub(crate) waker_tid: u32,
-    /// When its stack was last taken at a switch.
+    /// When its stack was last taken at a switch or at the end of a system call.
     pub(crate) stack_ns: u64,
+    /// When it entered the system call that it sleeps in, as [`RunningThread::entered_ns`].
+    pub(crate) entered_ns: u64,
+    /// Number of that call.
+    pub(crate) number: u32,
+    pub(crate) padding: u32,
 }
 
 /// Credit in nanoseconds: grows with time up to a bound, and each stack at a switch costs its share of a second.

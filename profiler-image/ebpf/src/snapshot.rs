@@ -1,6 +1,6 @@
 //! Where the target's threads stand when the window opens: a thread that sleeps through it makes no other record.
 
-use aiprof_ebpf_types::{MAX_KERNEL_FRAMES, ThreadSnapshot};
+use aiprof_ebpf_types::{MAX_KERNEL_FRAMES, RunningThread, ThreadSnapshot};
 use aya_ebpf::{
     bindings::task_struct,
     helpers::generated::{bpf_get_task_stack, bpf_seq_write},
@@ -49,6 +49,10 @@ extern "C" fn snapshot(context: *const TaskIterator) -> i32 {
         syscall: registers.syscall(),
         switches: read::<u64>(task.0 + u64::from(setting!(offsets.task_voluntary_switches)))
             + read::<u64>(task.0 + u64::from(setting!(offsets.task_involuntary_switches))),
+        syscall_start_ns: match thread.entered_ns {
+            RunningThread::NOT_SEEN => 0,
+            entered_ns => entered_ns,
+        },
         thread_pointer: task.thread_pointer(),
         registers: registers.user(),
         kernel_frames: 0,

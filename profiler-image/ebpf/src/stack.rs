@@ -33,17 +33,21 @@ pub(crate) fn emit(
     registers: SavedRegisters,
     stack_bytes: u32,
 ) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(trigger as u32) else { return };
+    // A sample may interrupt the others, which do not interrupt each other.
+    let slot = u32::from(!matches!(trigger, StackTrigger::Sample));
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return };
     // SAFETY: a live map value of this CPU; a program that may interrupt this one uses the other slot.
     let scratch = unsafe { &mut *scratch };
 
     // SAFETY: a map value; the profiler replaces layouts as wholes.
     let (frames, status) = match unsafe { PYTHON.get(thread.pid) } {
-        Some(layout) => python::walk(layout, task.thread_pointer(), trigger as u32, scratch),
+        Some(layout) => python::walk(layout, task.thread_pointer(), slot, scratch),
         None => (0, PythonStatus::NotPython),
     };
     let mut length = (frames * size_of::<PythonFrame>()).min(PYTHON_BYTES);
-    let kernel_bytes = kernel_stack(context, scratch, length);
+    // At its end, a call has nothing left in the kernel but its way out.
+    let kernel_bytes =
+        if matches!(trigger, StackTrigger::Syscall) { 0 } else { kernel_stack(context, scratch, length) };
     length += kernel_bytes;
     let user = registers.user();
     let copied = user_stack(scratch, length, user.sp, stack_bytes);

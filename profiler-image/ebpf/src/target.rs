@@ -3,6 +3,7 @@
 //! Ids are looked up at the level of the profiler's own PID namespace in the task's `struct pid`, so that it works for a profiler
 //! on the host, beside the target in a container, and for processes in a PID namespace below.
 
+use aiprof_ebpf_types::RunningThread;
 use aya_ebpf::bindings::BPF_ANY;
 
 use crate::{
@@ -21,7 +22,17 @@ pub(crate) fn find(task: Task, global_tid: u32, global_pid: u32) -> Option<*mut 
         return Some(thread);
     }
     let tid = namespaced_id(task)?;
-    let thread = Thread { pid, tid, wake_ns: 0, waker_pid: 0, waker_tid: 0, stack_ns: 0 };
+    let thread = Thread {
+        pid,
+        tid,
+        wake_ns: 0,
+        waker_pid: 0,
+        waker_tid: 0,
+        stack_ns: 0,
+        entered_ns: RunningThread::NOT_SEEN,
+        number: 0,
+        padding: 0,
+    };
     THREADS.insert(global_tid, thread, u64::from(BPF_ANY)).ok()?;
     THREADS.get_ptr_mut(global_tid)
 }

@@ -5,6 +5,7 @@
 //! - [`dimensions`]: what can be recorded, one file each.
 //! - [`kernel`]: the in-kernel programs, their settings and their records.
 //! - [`python`], [`native`]: from addresses to names; know nothing of the capture.
+//! - [`syscalls`]: from numbers and registers to names, flags and files, and sums of calls.
 //! - [`timeline`]: from records to slices.
 //! - [`memory`], [`maps`], [`process`], [`privilege`]: what the system tells.
 //! - [`output`]: what leaves; [`resident`]: a capture that outlives its connections.
@@ -23,5 +24,6 @@ pub mod process;
 pub mod python;
 pub mod resident;
 pub mod session;
+pub mod syscalls;
 pub mod timeline;
 pub mod verify;

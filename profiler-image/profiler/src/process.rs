@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use procfs::process::{Process, all_processes};
+use procfs::process::{Process, Syscall, all_processes};
 
 /// Longest title kept, in bytes.
 const MAX_TITLE: usize = 200;
@@ -66,6 +66,18 @@ pub fn threads(pid: u32) -> Vec<(u32, String)> {
 pub fn thread_name(pid: u32, tid: u32) -> String {
     let comm = fs::read(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(&comm).trim_end().to_owned()
+}
+
+/// The system call that a sleeping thread is in and its arguments; none when it is in none, runs, or has gone.
+#[must_use]
+pub fn syscall(pid: u32, tid: u32) -> Option<(u32, [u64; 6])> {
+    let task = open(pid)?.task_from_tid(tid as i32).ok()?;
+    match task.syscall().ok()? {
+        Syscall::Blocked { syscall_number, argument_registers, .. } => {
+            Some((u32::try_from(syscall_number).ok()?, argument_registers))
+        }
+        _ => None,
+    }
 }
 
 /// Switches of a thread so far, voluntary and not; none when it has gone.

@@ -10,15 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aiprof_ebpf_types::{MAX_STACK_BYTES, Settings, StackTrigger, ThreadEvent, ThreadEventKind};
+use aiprof_ebpf_types::{
+    MAX_STACK_BYTES, Settings, StackTrigger, SyscallKey, SyscallRecord, ThreadEvent, ThreadEventKind,
+};
 use aiprof_profiler::{
     kernel::{
-        programs::{Programs, kernel_offsets},
+        programs::{self, Programs, kernel_offsets},
         rings,
     },
     privilege,
 };
 use aya::maps::{MapData, RingBuf};
+use syscalls::Sysno;
 
 /// Whether this process may load programs.
 fn may_load() -> bool {
@@ -32,6 +35,81 @@ fn may_load() -> bool {
     false
 }
 
+/// Has this process call a system call of the C library by number, as nothing else of it does.
+fn call(number: Sysno, argument: i64) -> i64 {
+    // SAFETY: the calls that the tests make take no pointer.
+    unsafe { libc::syscall(number as i64, argument) }
+}
+
+/// Does the work in a thread of its own, whose calls are no other's.
+fn in_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> (u32, T) {
+    thread::scope(|scope| scope.spawn(|| (own_tid(), work())).join().expect("a thread that ends"))
+}
+
+/// Of one kind.
+const CALLS: u64 = 20_000;
+
+#[test]
+fn all_calls_are_in_the_sums_and_long_ones_are_told_by_themselves() {
+    if !may_load() {
+        return;
+    }
+    let mut settings = settings(1000);
+    programs::want_syscalls(&mut settings, 20_000_000);
+    let mut programs = Programs::load(&settings).expect("programs that load");
+    let (mut stacks, _) = programs.rings().expect("rings");
+    let mut ring = programs.syscall_ring().expect("a ring");
+    programs.add_target(std::process::id()).expect("a target");
+    programs.attach(50).expect("programs that attach");
+    programs.attach_syscalls().expect("programs of system calls that attach");
+
+    let (tid, ()) = in_own_thread(|| {
+        for _ in 0..CALLS {
+            call(Sysno::getppid, 0);
+        }
+        for _ in 0..CALLS / 10 {
+            assert_eq!(call(Sysno::close, -1), -1);
+        }
+        thread::sleep(Duration::from_millis(50));
+    });
+    end(&mut programs);
+
+    let read = programs.syscall_sums().unwrap();
+    let sum = |number: Sysno| {
+        let found = read.sums.iter().find(|(key, _)| (key.tid, key.number) == (tid, number as u32));
+        found.unwrap_or_else(|| panic!("no sum of {number}")).1
+    };
+    let calls = sum(Sysno::getppid);
+    assert_eq!((calls.count, calls.errors, calls.pid), (CALLS, 0, std::process::id()));
+    assert_eq!(calls.histogram.iter().sum::<u64>(), CALLS);
+    assert!(calls.total_ns > 0 && calls.max_ns * CALLS >= calls.total_ns);
+    let failed = sum(Sysno::close);
+    assert_eq!((failed.count, failed.errors), (CALLS / 10, CALLS / 10));
+    let key = SyscallKey { tid, number: Sysno::close as u32 };
+    let errors: Vec<(u32, u64)> =
+        read.errors.iter().filter(|(error, _)| error.call == key).map(|(error, count)| (error.errno, *count)).collect();
+    assert_eq!(errors, [(libc::EBADF as u32, CALLS / 10)]);
+
+    let records =
+        std::iter::from_fn(|| ring.next().map(|bytes| rings::syscall_record(&bytes).expect("a whole record")));
+    let long: Vec<SyscallRecord> = records.filter(|record| record.tid == tid && record.start_ns != 0).collect();
+    let [slept] = &long[..] else { panic!("{long:?}") };
+    assert_eq!((slept.number, slept.result), (Sysno::clock_nanosleep as u32, 0));
+    assert!(slept.end_ns - slept.start_ns >= 50_000_000);
+    assert_eq!(sum(Sysno::clock_nanosleep).total_ns, slept.end_ns - slept.start_ns);
+    // Its stack was taken when it fell asleep, and not once more.
+    let mut taken = Vec::new();
+    while let Some(bytes) = stacks.next() {
+        let record = rings::stack_record(&bytes).expect("a whole record");
+        if record.header.tid == tid && (slept.start_ns..=slept.end_ns).contains(&record.header.timestamp_ns) {
+            taken.push(record.trigger);
+        }
+    }
+    assert_eq!(taken, [StackTrigger::SwitchOut]);
+    let counters = programs.counters().unwrap();
+    assert_eq!((counters.syscalls_uncounted, counters.syscall_records_lost), (0, 0));
+}
+
 fn settings(switch_stacks_per_second: u32) -> Settings {
     Settings {
         offsets: kernel_offsets().expect("type data"),
@@ -39,6 +117,8 @@ fn settings(switch_stacks_per_second: u32) -> Settings {
         switch_stacks_per_second,
         sample_stack_bytes: MAX_STACK_BYTES as u32,
         switch_stack_bytes: 4096,
+        syscall_records_per_second: 0,
+        syscall_min_ns: 0,
     }
 }
 

@@ -91,6 +91,7 @@ async fn ask(connection: &mut Connection) {
         duration_ms: None,
         frequency_hz: 99,
         collect: vec![],
+        syscall_min_ns: 0,
     };
     let line = serde_json::to_string(&request).unwrap() + "\n";
     connection.requests.write_all(line.as_bytes()).await.unwrap();

@@ -16,6 +16,7 @@ fn request() -> Request {
         duration_ms: Some(1_000),
         frequency_hz: 99,
         collect: vec![],
+        syscall_min_ns: 0,
     }
 }
 

@@ -31,7 +31,7 @@ type Strings = HashMap<Box<[u8]>, u64>;
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     event_names: Strings,
-    annotation_names: HashMap<&'static str, u64>,
+    annotation_names: Strings,
     annotation_values: Strings,
     functions: Strings,
     build_ids: Strings,
@@ -113,13 +113,8 @@ impl Interner {
         intern!(self, annotation_values, debug_annotation_string_values, clip(value).as_bytes())
     }
 
-    pub(super) fn annotation_name(&mut self, name: &'static str) -> u64 {
-        let next = self.annotation_names.len() as u64 + 1;
-        *self.annotation_names.entry(name).or_insert_with(|| {
-            self.fresh_bytes += ENTRY_BYTES;
-            self.fresh.debug_annotation_names.push(proto::InternedString { iid: next, value: name.into() });
-            next
-        })
+    pub(super) fn annotation_name(&mut self, name: &str) -> u64 {
+        intern!(self, annotation_names, debug_annotation_names, clip(name).as_bytes())
     }
 
     /// The number of a stack. Its new frames may be more than a packet should hold: `write` is given the first parts of them.

@@ -13,6 +13,13 @@ pub(super) const STATE_TRACK: &str = "State";
 /// Child track of a thread: the Python functions that it was in.
 pub(super) const PYTHON_TRACK: &str = "Python";
 
+/// Child track of a thread: its long system calls.
+pub(super) const SYSCALLS_TRACK: &str = "Syscalls";
+/// Child track of a thread: what its system calls add up to, an instant for each and second.
+pub(super) const SYSCALL_SUMS_TRACK: &str = "Syscall sums";
+/// Counter of a process.
+pub(super) const SYSCALL_RATE_TRACK: &str = "syscalls/s";
+
 /// Slice of the State track: on a CPU.
 pub(super) const RUNNING: &str = "Running";
 /// Slice of the State track: wants a CPU.
@@ -40,6 +47,7 @@ pub(super) mod annotation {
     pub(in super::super) const WAKER_TID: &str = "waker_tid";
     pub(in super::super) const REASON: &str = "reason";
     pub(in super::super) const SYSCALL: &str = "syscall";
+    pub(in super::super) const ON: &str = "on";
     pub(in super::super) const KERNEL_FUNCTION: &str = "kernel_function";
     pub(in super::super) const UNINTERRUPTIBLE: &str = "uninterruptible";
     pub(in super::super) const STACK: &str = "stack";
@@ -48,6 +56,22 @@ pub(super) mod annotation {
     pub(in super::super) const CALLSTACK: &str = "callstack_iid";
     pub(in super::super) const FILE: &str = "file";
     pub(in super::super) const LINE: &str = "line";
+    pub(in super::super) const RESULT: &str = "result";
+    pub(in super::super) const ERROR: &str = "error";
+    pub(in super::super) const UNFINISHED: &str = "unfinished";
+    pub(in super::super) const BEGAN_BEFORE: &str = "began_before";
+    /// The innermost Python function of [`STACK`].
+    pub(in super::super) const PYTHON: &str = "python";
+    /// Before the name of an argument.
+    pub(in super::super) const ARGUMENT: &str = "arg.";
+    pub(in super::super) const COUNT: &str = "count";
+    pub(in super::super) const ERRORS: &str = "errors";
+    pub(in super::super) const TOTAL_NS: &str = "total_ns";
+    pub(in super::super) const MAX_NS: &str = "max_ns";
+    /// Before the name of an `errno`.
+    pub(in super::super) const ERRNO: &str = "errno.";
+    /// Before the time in nanoseconds that calls stay below.
+    pub(in super::super) const HISTOGRAM: &str = "below_ns.";
 }
 
 /// Name of a slice of the State track.
@@ -112,6 +136,29 @@ pub(super) enum TrackKind {
     State,
     /// [`PYTHON_TRACK`].
     Python,
+    /// [`SYSCALLS_TRACK`].
+    Syscalls,
+    /// [`SYSCALL_SUMS_TRACK`].
+    SyscallSums,
+    /// [`SYSCALL_RATE_TRACK`], of a process.
+    SyscallRate,
+}
+
+impl TrackKind {
+    /// The child tracks of a thread in their order.
+    pub(super) const OF_THREAD: [Self; 4] = [Self::State, Self::Python, Self::Syscalls, Self::SyscallSums];
+
+    /// The name of a child track, empty for any other.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Process | Self::Thread => "",
+            Self::State => STATE_TRACK,
+            Self::Python => PYTHON_TRACK,
+            Self::Syscalls => SYSCALLS_TRACK,
+            Self::SyscallSums => SYSCALL_SUMS_TRACK,
+            Self::SyscallRate => SYSCALL_RATE_TRACK,
+        }
+    }
 }
 
 /// Id of a track, the same in every trace: a bijective mix of the ids, so that two threads never share one.
@@ -189,7 +236,8 @@ mod tests {
     #[test]
     fn tracks_have_their_own_ids() {
         let mut uuids = std::collections::HashSet::new();
-        for kind in [TrackKind::Process, TrackKind::Thread, TrackKind::State, TrackKind::Python] {
+        let others = [TrackKind::Process, TrackKind::Thread, TrackKind::SyscallRate];
+        for kind in TrackKind::OF_THREAD.into_iter().chain(others) {
             for pid in 0..50 {
                 for tid in 0..50 {
                     assert!(uuids.insert(track_uuid(kind, pid, tid)), "{kind:?} {pid} {tid}");

@@ -15,6 +15,10 @@ pub(super) const NEEDS_STATE: u32 = 2;
 pub(super) const SLICE_BEGIN: i32 = 1;
 /// `TrackEvent.Type`.
 pub(super) const SLICE_END: i32 = 2;
+/// `TrackEvent.Type`.
+pub(super) const INSTANT: i32 = 3;
+/// `TrackEvent.Type`.
+pub(super) const COUNTER: i32 = 4;
 
 /// `BuiltinClock`.
 pub(super) const CLOCK_REALTIME: u32 = 1;
@@ -131,12 +135,21 @@ pub(super) struct TrackDescriptor {
     pub(super) thread: Option<ThreadDescriptor>,
     #[prost(uint64, optional, tag = "5")]
     pub(super) parent_uuid: Option<u64>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) counter: Option<CounterDescriptor>,
     #[prost(int32, optional, tag = "11")]
     pub(super) child_ordering: Option<i32>,
     #[prost(int32, optional, tag = "12")]
     pub(super) sibling_order_rank: Option<i32>,
     #[prost(string, optional, tag = "14")]
     pub(super) description: Option<String>,
+}
+
+/// An empty one makes the track one of a counter.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CounterDescriptor {
+    #[prost(string, optional, tag = "6")]
+    pub(super) unit_name: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -167,6 +180,8 @@ pub(super) struct TrackEvent {
     pub(super) name_iid: Option<u64>,
     #[prost(uint64, optional, tag = "11")]
     pub(super) track_uuid: Option<u64>,
+    #[prost(double, optional, tag = "44")]
+    pub(super) double_counter_value: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -177,6 +192,10 @@ pub(super) struct DebugAnnotation {
     pub(super) bool_value: Option<bool>,
     #[prost(uint64, optional, tag = "3")]
     pub(super) uint_value: Option<u64>,
+    #[prost(int64, optional, tag = "4")]
+    pub(super) int_value: Option<i64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) pointer_value: Option<u64>,
     #[prost(uint64, optional, tag = "17")]
     pub(super) string_value_iid: Option<u64>,
 }

@@ -8,13 +8,14 @@ use std::{
 
 use super::{
     block::{Packets, TraceError},
-    names::{PARENT, PYTHON_TRACK, RUNNABLE, RUNNING, SEQUENCE, STATE_TRACK, TrackKind, annotation},
+    names::{PARENT, RUNNABLE, RUNNING, SEQUENCE, SYSCALL_RATE_TRACK, TrackKind, annotation},
     proto::{self, TracePacket, TrackEvent},
     resolve::Tables,
+    syscalls,
 };
 use crate::event::{
-    ClockSnapshot, Event, Frame, FrameKind, Process, PythonBegin, PythonEnd, Sample, StateSlice, Thread, ThreadState,
-    Wait, Waker,
+    ClockSnapshot, Event, Frame, FrameKind, Process, PythonBegin, PythonEnd, Sample, Stack, StateSlice, SyscallRate,
+    SyscallSlice, Thread, ThreadState, Wait, Waker,
 };
 
 /// Most tracks that are kept.
@@ -22,10 +23,32 @@ const MAX_TRACKS: usize = 1 << 20;
 
 /// A track of ours.
 #[derive(Clone, Copy, Debug)]
-struct Track {
+pub(super) struct Track {
     kind: Option<TrackKind>,
-    pid: u32,
-    tid: u32,
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+}
+
+/// A slice that has begun, of a track whose slices do not nest.
+enum Open {
+    State(StateSlice),
+    Syscall(SyscallSlice),
+}
+
+impl Open {
+    fn end(self, end_ns: u64) -> Event {
+        match self {
+            Self::State(slice) => Event::State(StateSlice { end_ns, ..slice }),
+            Self::Syscall(slice) => Event::Syscall(SyscallSlice { end_ns, ..slice }),
+        }
+    }
+
+    const fn thread(&self) -> (u32, u32) {
+        match self {
+            Self::State(slice) => (slice.pid, slice.tid),
+            Self::Syscall(slice) => (slice.pid, slice.tid),
+        }
+    }
 }
 
 /// Reads the events that a [`TraceWriter`](super::TraceWriter) wrote, in their order. After an error there is nothing more.
@@ -36,8 +59,8 @@ pub struct TraceReader<R> {
     packets: Packets<R>,
     tables: Option<Tables>,
     tracks: HashMap<u64, Track>,
-    /// States that have begun.
-    open: HashMap<u64, StateSlice>,
+    /// Slices that have begun.
+    open: HashMap<u64, Open>,
     /// Events read but not given.
     ready: VecDeque<Event>,
     done: bool,
@@ -62,9 +85,9 @@ impl<R: Read> TraceReader<R> {
                 return Ok(Some(event));
             }
             let Some(packet) = self.packets.next()? else {
-                return match self.open.values().next() {
+                return match self.open.values().next().map(Open::thread) {
                     None => Ok(None),
-                    Some(slice) => Err(unpaired(slice.pid, slice.tid, "begins a state that does not end")),
+                    Some((pid, tid)) => Err(unpaired(pid, tid, "begins a slice that does not end")),
                 };
             };
             self.packet(packet)?;
@@ -151,37 +174,43 @@ impl<R: Read> TraceReader<R> {
     }
 
     fn child(&self, descriptor: &proto::TrackDescriptor) -> Track {
-        let parent = self
-            .tracks
-            .get(&descriptor.parent_uuid.unwrap_or_default())
-            .copied()
-            .filter(|parent| parent.kind == Some(TrackKind::Thread));
-        let (pid, tid) = parent.map_or((0, 0), |parent| (parent.pid, parent.tid));
-        let kind = match descriptor.name.as_deref() {
-            Some(STATE_TRACK) => Some(TrackKind::State),
-            Some(PYTHON_TRACK) => Some(TrackKind::Python),
+        let none = Track { kind: None, pid: 0, tid: 0 };
+        let Some(&parent) = self.tracks.get(&descriptor.parent_uuid.unwrap_or_default()) else { return none };
+        let name = descriptor.name.as_deref().unwrap_or_default();
+        let kind = match parent.kind {
+            Some(TrackKind::Thread) => TrackKind::OF_THREAD.into_iter().find(|kind| kind.name() == name),
+            Some(TrackKind::Process) if name == SYSCALL_RATE_TRACK => Some(TrackKind::SyscallRate),
             _ => None,
         };
-        Track { kind: parent.and(kind), pid, tid }
+        Track { kind, ..parent }
     }
 
     fn track_event(&mut self, timestamp_ns: u64, event: &TrackEvent) -> Result<(), TraceError> {
         let uuid = event.track_uuid.ok_or_else(|| missing("track event", "track"))?;
         let track = *self.tracks.get(&uuid).ok_or(TraceError::Undefined { table: "track", iid: uuid })?;
         match (track.kind, event.r#type) {
-            (Some(TrackKind::State), Some(proto::SLICE_BEGIN)) => {
-                let slice = self.begin_state(timestamp_ns, track, event)?;
+            (Some(TrackKind::State | TrackKind::Syscalls), Some(proto::SLICE_BEGIN)) => {
+                let slice = self.begin_slice(timestamp_ns, track, event)?;
                 if self.open.insert(uuid, slice).is_some() {
-                    return Err(unpaired(track.pid, track.tid, "begins a state within another"));
+                    return Err(unpaired(track.pid, track.tid, "begins a slice within another"));
                 }
             }
-            (Some(TrackKind::State), Some(proto::SLICE_END)) => {
-                let mut slice = self
+            (Some(TrackKind::State | TrackKind::Syscalls), Some(proto::SLICE_END)) => {
+                let slice = self
                     .open
                     .remove(&uuid)
-                    .ok_or_else(|| unpaired(track.pid, track.tid, "ends a state that did not begin"))?;
-                slice.end_ns = timestamp_ns;
-                self.ready.push_back(Event::State(slice));
+                    .ok_or_else(|| unpaired(track.pid, track.tid, "ends a slice that did not begin"))?;
+                self.ready.push_back(slice.end(timestamp_ns));
+            }
+            (Some(TrackKind::SyscallSums), Some(proto::INSTANT)) => {
+                let tables = self.tables()?;
+                let name = tables.event_name(event.name_iid.unwrap_or_default())?;
+                let sum = syscalls::sum(timestamp_ns, track, name, &Annotations::of(event, tables)?)?;
+                self.ready.push_back(Event::SyscallSum(sum));
+            }
+            (Some(TrackKind::SyscallRate), Some(proto::COUNTER)) => {
+                let per_second = event.double_counter_value.ok_or_else(|| missing("counter", "value"))?;
+                self.ready.push_back(Event::SyscallRate(SyscallRate { timestamp_ns, pid: track.pid, per_second }));
             }
             (Some(TrackKind::Python), Some(proto::SLICE_BEGIN)) => {
                 let begin = self.begin_python(timestamp_ns, track, event)?;
@@ -195,21 +224,25 @@ impl<R: Read> TraceReader<R> {
         Ok(())
     }
 
-    fn begin_state(&self, start_ns: u64, track: Track, event: &TrackEvent) -> Result<StateSlice, TraceError> {
+    fn begin_slice(&self, start_ns: u64, track: Track, event: &TrackEvent) -> Result<Open, TraceError> {
         let tables = self.tables()?;
         let name = tables.event_name(event.name_iid.unwrap_or_default())?;
         let annotations = Annotations::of(event, tables)?;
-        let stack = match annotations.get(annotation::CALLSTACK) {
-            Some(Value::Number(iid)) => Some(tables.callstack(*iid)?),
+        let stack: Option<Stack> = match annotations.get(annotation::CALLSTACK) {
+            Some(Value::Number(iid)) => Some(tables.callstack(*iid)?.clone()),
             _ => None,
         };
-        Ok(StateSlice {
-            pid: track.pid,
-            tid: track.tid,
-            start_ns,
-            end_ns: start_ns,
-            state: state(name, &annotations),
-            stack: stack.cloned(),
+        Ok(if track.kind == Some(TrackKind::Syscalls) {
+            Open::Syscall(syscalls::begin(start_ns, track, name, &annotations, stack))
+        } else {
+            Open::State(StateSlice {
+                pid: track.pid,
+                tid: track.tid,
+                start_ns,
+                end_ns: start_ns,
+                state: state(name, &annotations),
+                stack,
+            })
         })
     }
 
@@ -269,6 +302,7 @@ fn state(name: &str, annotations: &Annotations) -> ThreadState {
         _ => ThreadState::Waiting(Wait {
             reason: annotations.text(annotation::REASON).unwrap_or_default(),
             syscall: annotations.text(annotation::SYSCALL),
+            on: annotations.text(annotation::ON),
             kernel_function: annotations.text(annotation::KERNEL_FUNCTION),
             uninterruptible: annotations.flag(annotation::UNINTERRUPTIBLE),
         }),
@@ -276,11 +310,13 @@ fn state(name: &str, annotations: &Annotations) -> ThreadState {
 }
 
 /// The annotations of one event, by name.
-struct Annotations(Vec<(Arc<str>, Value)>);
+pub(super) struct Annotations(Vec<(Arc<str>, Value)>);
 
-enum Value {
+pub(super) enum Value {
     Flag(bool),
     Number(u64),
+    Signed(i64),
+    Address(u64),
     Text(Arc<str>),
     Other,
 }
@@ -293,6 +329,10 @@ impl Annotations {
                 Value::Flag(value)
             } else if let Some(value) = annotation.uint_value {
                 Value::Number(value)
+            } else if let Some(value) = annotation.int_value {
+                Value::Signed(value)
+            } else if let Some(value) = annotation.pointer_value {
+                Value::Address(value)
             } else if let Some(iid) = annotation.string_value_iid {
                 Value::Text(Arc::clone(tables.annotation_value(iid)?))
             } else {
@@ -303,11 +343,16 @@ impl Annotations {
         annotations.collect::<Result<_, _>>().map(Self)
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|(found, _)| **found == *name).map(|(_, value)| value)
     }
 
-    fn flag(&self, name: &str) -> bool {
+    /// Those whose names begin so, under the rest of their names.
+    pub(super) fn with_prefix<'a>(&'a self, prefix: &'static str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value)))
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some(Value::Flag(true)))
     }
 
@@ -318,7 +363,7 @@ impl Annotations {
         }
     }
 
-    fn text(&self, name: &str) -> Option<Arc<str>> {
+    pub(super) fn text(&self, name: &str) -> Option<Arc<str>> {
         match self.get(name) {
             Some(Value::Text(text)) => Some(Arc::clone(text)),
             _ => None,

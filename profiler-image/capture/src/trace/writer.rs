@@ -1,12 +1,15 @@
 //! Events in, Perfetto packets out.
 
-use std::{collections::HashMap, io::Write};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write,
+};
 
 use flate2::{Compression, write::ZlibEncoder};
 
 use super::{
     intern::{Interner, append_packet, clip},
-    names::{self, PARENT, PYTHON_TRACK, SEQUENCE, STATE_TRACK, TrackKind, annotation, track_uuid},
+    names::{self, PARENT, SEQUENCE, TrackKind, annotation, track_uuid},
     proto,
 };
 use crate::event::{
@@ -22,8 +25,8 @@ const MAX_THREADS: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, Default)]
 struct Described {
     thread: bool,
-    state: bool,
-    python: bool,
+    /// By [`TrackKind::OF_THREAD`].
+    children: [bool; TrackKind::OF_THREAD.len()],
 }
 
 /// Writes events as a Perfetto trace: a file is all that [`Self::take_ready`] and [`Self::flush`] give, one after the other.
@@ -47,6 +50,8 @@ pub struct TraceWriter {
     frequency_hz: u32,
     interner: Interner,
     threads: HashMap<(u32, u32), Described>,
+    /// Processes whose counter was described.
+    counters: HashSet<u32>,
     started: bool,
     /// Packets that are not in a block yet.
     packets: Vec<u8>,
@@ -62,6 +67,7 @@ impl TraceWriter {
             frequency_hz,
             interner: Interner::default(),
             threads: HashMap::new(),
+            counters: HashSet::new(),
             started: false,
             packets: Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 4),
             ready: Vec::new(),
@@ -81,6 +87,9 @@ impl TraceWriter {
             Event::State(slice) => self.state(slice),
             Event::PythonBegin(begin) => self.python_begin(begin),
             Event::PythonEnd(end) => self.python_end(*end),
+            Event::Syscall(slice) => self.syscall(slice),
+            Event::SyscallSum(sum) => self.syscall_sum(sum),
+            Event::SyscallRate(rate) => self.syscall_rate(rate),
         }
         if self.packets.len() >= BLOCK_BYTES {
             self.seal();
@@ -205,13 +214,12 @@ impl TraceWriter {
     }
 
     /// Describes a thread's child track unless that was done, and gives its id.
-    fn child_track(&mut self, kind: TrackKind, pid: u32, tid: u32) -> u64 {
+    pub(super) fn child_track(&mut self, kind: TrackKind, pid: u32, tid: u32) -> u64 {
         let uuid = track_uuid(kind, pid, tid);
-        let python = kind == TrackKind::Python;
+        let Some(rank) = TrackKind::OF_THREAD.iter().position(|each| *each == kind) else { return uuid };
         let described = self.described(pid, tid);
         let no_thread = !described.thread;
-        let child = if python { &mut described.python } else { &mut described.state };
-        if std::mem::replace(child, true) {
+        if std::mem::replace(&mut described.children[rank], true) {
             return uuid;
         }
         if no_thread {
@@ -219,11 +227,29 @@ impl TraceWriter {
         }
         self.describe(proto::TrackDescriptor {
             uuid: Some(uuid),
-            name: Some(if python { PYTHON_TRACK } else { STATE_TRACK }.into()),
+            name: Some(kind.name().into()),
             parent_uuid: Some(track_uuid(TrackKind::Thread, pid, tid)),
-            sibling_order_rank: Some(i32::from(python)),
+            sibling_order_rank: Some(rank as i32),
             ..proto::TrackDescriptor::default()
         });
+        uuid
+    }
+
+    /// Describes a process's counter unless that was done, and gives its id.
+    pub(super) fn counter_track(&mut self, kind: TrackKind, pid: u32) -> u64 {
+        let uuid = track_uuid(kind, pid, pid);
+        if self.counters.len() >= MAX_THREADS {
+            self.counters.clear();
+        }
+        if self.counters.insert(pid) {
+            self.describe(proto::TrackDescriptor {
+                uuid: Some(uuid),
+                name: Some(kind.name().into()),
+                parent_uuid: Some(track_uuid(TrackKind::Process, pid, pid)),
+                counter: Some(proto::CounterDescriptor::default()),
+                ..proto::TrackDescriptor::default()
+            });
+        }
         uuid
     }
 
@@ -256,7 +282,7 @@ impl TraceWriter {
         });
     }
 
-    fn event(&mut self, timestamp_ns: u64, event: proto::TrackEvent) {
+    pub(super) fn event(&mut self, timestamp_ns: u64, event: proto::TrackEvent) {
         self.append(proto::TracePacket {
             timestamp: Some(timestamp_ns),
             track_event: Some(event),
@@ -264,7 +290,7 @@ impl TraceWriter {
         });
     }
 
-    fn end_slice(&mut self, timestamp_ns: u64, track_uuid: u64) {
+    pub(super) fn end_slice(&mut self, timestamp_ns: u64, track_uuid: u64) {
         let event = proto::TrackEvent {
             r#type: Some(proto::SLICE_END),
             track_uuid: Some(track_uuid),
@@ -277,22 +303,44 @@ impl TraceWriter {
         let track_uuid = self.child_track(TrackKind::State, slice.pid, slice.tid);
         let mut debug_annotations = self.state_annotations(&slice.state);
         if let Some(stack) = &slice.stack {
-            let callstack = self.callstack(stack);
-            debug_annotations.push(proto::DebugAnnotation {
-                string_value_iid: Some(self.interner.stack_text(callstack, stack)),
-                ..self.annotation(annotation::STACK)
-            });
-            debug_annotations
-                .push(proto::DebugAnnotation { uint_value: Some(callstack), ..self.annotation(annotation::CALLSTACK) });
+            self.annotate_stack(stack, &mut debug_annotations);
         }
+        let name = names::state_name(&slice.state);
+        self.slice(slice.start_ns, slice.end_ns, track_uuid, &name, debug_annotations);
+    }
+
+    pub(super) fn annotate_stack(&mut self, stack: &Stack, annotations: &mut Vec<proto::DebugAnnotation>) {
+        let callstack = self.callstack(stack);
+        annotations.push(proto::DebugAnnotation {
+            string_value_iid: Some(self.interner.stack_text(callstack, stack)),
+            ..self.annotation(annotation::STACK)
+        });
+        annotations
+            .push(proto::DebugAnnotation { uint_value: Some(callstack), ..self.annotation(annotation::CALLSTACK) });
+    }
+
+    /// Writes a whole slice.
+    pub(super) fn slice(
+        &mut self,
+        start_ns: u64,
+        end_ns: u64,
+        track_uuid: u64,
+        name: &str,
+        debug_annotations: Vec<proto::DebugAnnotation>,
+    ) {
         let begin = proto::TrackEvent {
             r#type: Some(proto::SLICE_BEGIN),
             track_uuid: Some(track_uuid),
-            name_iid: Some(self.interner.event_name(&names::state_name(&slice.state))),
+            name_iid: Some(self.event_name(name)),
             debug_annotations,
+            ..proto::TrackEvent::default()
         };
-        self.event(slice.start_ns, begin);
-        self.end_slice(slice.end_ns.max(slice.start_ns), track_uuid);
+        self.event(start_ns, begin);
+        self.end_slice(end_ns.max(start_ns), track_uuid);
+    }
+
+    pub(super) fn event_name(&mut self, name: &str) -> u64 {
+        self.interner.event_name(name)
     }
 
     fn state_annotations(&mut self, state: &ThreadState) -> Vec<proto::DebugAnnotation> {
@@ -314,6 +362,9 @@ impl TraceWriter {
                 if let Some(syscall) = &wait.syscall {
                     annotations.push(self.text(annotation::SYSCALL, syscall));
                 }
+                if let Some(on) = &wait.on {
+                    annotations.push(self.text(annotation::ON, on));
+                }
                 if let Some(function) = &wait.kernel_function {
                     annotations.push(self.text(annotation::KERNEL_FUNCTION, function));
                 }
@@ -332,6 +383,7 @@ impl TraceWriter {
                 self.text(annotation::FILE, &function.file),
                 self.number(annotation::LINE, function.line),
             ],
+            ..proto::TrackEvent::default()
         };
         self.event(begin.timestamp_ns, event);
     }
@@ -341,22 +393,22 @@ impl TraceWriter {
         self.end_slice(end.timestamp_ns, track_uuid);
     }
 
-    fn annotation(&mut self, name: &'static str) -> proto::DebugAnnotation {
+    pub(super) fn annotation(&mut self, name: &str) -> proto::DebugAnnotation {
         proto::DebugAnnotation {
             name_iid: Some(self.interner.annotation_name(name)),
             ..proto::DebugAnnotation::default()
         }
     }
 
-    fn number(&mut self, name: &'static str, value: u32) -> proto::DebugAnnotation {
+    pub(super) fn number(&mut self, name: &str, value: impl Into<u64>) -> proto::DebugAnnotation {
         proto::DebugAnnotation { uint_value: Some(value.into()), ..self.annotation(name) }
     }
 
-    fn flag(&mut self, name: &'static str, value: bool) -> proto::DebugAnnotation {
+    pub(super) fn flag(&mut self, name: &str, value: bool) -> proto::DebugAnnotation {
         proto::DebugAnnotation { bool_value: Some(value), ..self.annotation(name) }
     }
 
-    fn text(&mut self, name: &'static str, value: &str) -> proto::DebugAnnotation {
+    pub(super) fn text(&mut self, name: &str, value: &str) -> proto::DebugAnnotation {
         proto::DebugAnnotation {
             string_value_iid: Some(self.interner.annotation_value(value)),
             ..self.annotation(name)

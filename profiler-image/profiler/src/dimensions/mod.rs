@@ -2,6 +2,7 @@
 
 mod cpu;
 mod python;
+mod syscalls;
 
 use aiprof_capture::request::Dimension as Kind;
 use aiprof_ebpf_types::Counters;
@@ -9,6 +10,7 @@ use aiprof_ebpf_types::Counters;
 pub use self::{
     cpu::{Copied, Cpu},
     python::{NamedFrame, Python},
+    syscalls::Syscalls,
 };
 use crate::kernel::programs::Programs;
 

@@ -34,12 +34,19 @@ pub fn find(data: &[u8]) -> Result<KernelOffsets, BtfError> {
         offsets.registers_fp = registers("regs")? + 29 * word;
         offsets.registers_lr = registers("regs")? + 30 * word;
         offsets.registers_syscall = registers("syscallno")?;
+        let regs = registers("regs")?;
+        // The result takes the place of the first argument, which is kept apart.
+        offsets.registers_arguments =
+            [registers("orig_x0")?, regs + word, regs + 2 * word, regs + 3 * word, regs + 4 * word, regs + 5 * word];
     } else {
         offsets.task_thread_pointer = task("thread.fsbase")?;
         offsets.registers_ip = registers("ip")?;
         offsets.registers_sp = registers("sp")?;
         offsets.registers_fp = registers("bp")?;
         offsets.registers_syscall = registers("orig_ax")?;
+        for (offset, name) in offsets.registers_arguments.iter_mut().zip(["di", "si", "dx", "r10", "r8", "r9"]) {
+            *offset = registers(name)?;
+        }
     }
     Ok(offsets)
 }

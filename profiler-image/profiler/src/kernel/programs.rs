@@ -4,7 +4,10 @@
 
 use std::{fs, io, ops::RangeInclusive};
 
-use aiprof_ebpf_types::{Counters, MAX_STACK_BYTES, PythonLayout, Settings, ThreadSnapshot};
+use aiprof_ebpf_types::{
+    Counters, MAX_STACK_BYTES, PythonLayout, RunningThread, Settings, SyscallErrorKey, SyscallKey, SyscallSum,
+    ThreadSnapshot,
+};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
@@ -32,6 +35,15 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("waking", "sched_waking"),
     ("switch", "sched_switch"),
 ];
+
+/// Programs of the system calls dimension. The one that sees calls begin comes first, so that each end that is seen has its beginning,
+/// unless the call was in flight before.
+const SYSCALL_TRACEPOINTS: [(&str, &str); 2] = [("syscall_enter", "sys_enter"), ("syscall_exit", "sys_exit")];
+
+/// Records of long system calls that a CPU may write in a second, and all together: what this process can follow, and what a trace
+/// of half a minute bears.
+const SYSCALL_RECORDS_PER_CPU: RangeInclusive<u32> = 500..=5_000;
+const SYSCALL_RECORDS_OF_ALL: u32 = 20_000;
 
 /// Stacks at switches that a CPU may take in a second: at about 17 us each under 2 % of its time. Where there are many CPUs, their
 /// sum is what counts, since this process has to follow.
@@ -89,6 +101,24 @@ pub struct Programs {
     targets: HashMap<MapData, u32, u8>,
     python: HashMap<MapData, u32, PythonLayout>,
     counters: PerCpuArray<MapData, Counters>,
+    syscalls: SyscallMaps,
+    /// Why the programs of system calls did not load; the others work without them.
+    syscalls_failure: Option<ProgramsError>,
+}
+
+struct SyscallMaps {
+    sums: HashMap<MapData, SyscallKey, SyscallSum>,
+    errors: HashMap<MapData, SyscallErrorKey, u64>,
+    running: PerCpuArray<MapData, RunningThread>,
+}
+
+/// Sums of system calls as they stand in the kernel.
+#[derive(Clone, Debug, Default)]
+pub struct SyscallSums {
+    /// By thread and call.
+    pub sums: Vec<(SyscallKey, SyscallSum)>,
+    /// Failures of these.
+    pub errors: Vec<(SyscallErrorKey, u64)>,
 }
 
 /// CPUs of this machine, whatever share of them this process may use.
@@ -106,7 +136,16 @@ pub fn settings(pid_namespace: u32) -> Result<Settings, ProgramsError> {
             .clamp(*SWITCH_STACKS_PER_CPU.start(), *SWITCH_STACKS_PER_CPU.end()),
         sample_stack_bytes: MAX_STACK_BYTES as u32,
         switch_stack_bytes: SWITCH_STACK_BYTES,
+        syscall_records_per_second: 0,
+        syscall_min_ns: 0,
     })
+}
+
+/// Has the programs record system calls too, those from `min_ns` on one by one.
+pub fn want_syscalls(settings: &mut Settings, min_ns: u64) {
+    settings.syscall_min_ns = min_ns;
+    settings.syscall_records_per_second =
+        (SYSCALL_RECORDS_OF_ALL / cpu_count()).clamp(*SYSCALL_RECORDS_PER_CPU.start(), *SYSCALL_RECORDS_PER_CPU.end());
 }
 
 /// Reads the kernel's own type data.
@@ -124,12 +163,21 @@ impl Programs {
             .override_global("SETTINGS", settings, true)
             .map_max_entries("STACKS", ring(256 << 10, 4 << 20))
             .map_max_entries("THREAD_EVENTS", ring(64 << 10, 2 << 20))
+            .map_max_entries("SYSCALLS", ring(64 << 10, 2 << 20))
             .load(OBJECT)
             .map_err(|error| refused("load the programs", &error))?;
         let btf = Btf::from_sys_fs().map_err(|error| refused("read its type data", &error))?;
         for (name, _) in TRACEPOINTS {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program.load().map_err(|error| refused(&format!("load the program `{name}`"), &error))?;
+        }
+        let mut syscalls_failure = None;
+        if settings.syscall_records_per_second > 0 {
+            for (name, _) in SYSCALL_TRACEPOINTS {
+                let program: &mut RawTracePoint = program(&mut ebpf, name)?;
+                let loaded = program.load().map_err(|error| refused(&format!("load the program `{name}`"), &error));
+                syscalls_failure = syscalls_failure.or(loaded.err());
+            }
         }
         let sample: &mut PerfEvent = program(&mut ebpf, "sample")?;
         sample.load().map_err(|error| refused("load the program `sample`", &error))?;
@@ -139,6 +187,12 @@ impl Programs {
             targets: map(&mut ebpf, "TARGETS")?,
             python: map(&mut ebpf, "PYTHON")?,
             counters: map(&mut ebpf, "COUNTERS")?,
+            syscalls: SyscallMaps {
+                sums: map(&mut ebpf, "SYSCALL_SUMS")?,
+                errors: map(&mut ebpf, "SYSCALL_ERRORS")?,
+                running: map(&mut ebpf, "RUNNING")?,
+            },
+            syscalls_failure,
             ebpf,
         })
     }
@@ -146,6 +200,11 @@ impl Programs {
     /// Takes the rings: stacks, then thread events. Once only.
     pub fn rings(&mut self) -> Result<(RingBuf<MapData>, RingBuf<MapData>), ProgramsError> {
         Ok((map(&mut self.ebpf, "STACKS")?, map(&mut self.ebpf, "THREAD_EVENTS")?))
+    }
+
+    /// Takes the ring of system calls. Once only.
+    pub fn syscall_ring(&mut self) -> Result<RingBuf<MapData>, ProgramsError> {
+        map(&mut self.ebpf, "SYSCALLS")
     }
 
     /// Makes a process a target. Do this before [`Self::attach`]: processes seen earlier are remembered as none.
@@ -167,12 +226,7 @@ impl Programs {
 
     /// Starts sampling at `frequency_hz` on each CPU, and the recording of switches.
     pub fn attach(&mut self, frequency_hz: u32) -> Result<(), ProgramsError> {
-        for (name, tracepoint) in TRACEPOINTS {
-            let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-            program
-                .attach(tracepoint)
-                .map_err(|error| refused(&format!("attach to the tracepoint {tracepoint}"), &error))?;
-        }
+        self.attach_to(TRACEPOINTS)?;
         let cpus = online_cpus().map_err(|(path, error)| refused(&format!("tell its CPUs ({path})"), &error))?;
         let sample: &mut PerfEvent = program(&mut self.ebpf, "sample")?;
         for cpu in cpus {
@@ -186,6 +240,49 @@ impl Programs {
                 .map_err(|error| refused(&format!("open the sampling clock of CPU {cpu}"), &error))?;
         }
         Ok(())
+    }
+
+    /// Starts the recording of system calls, which [`want_syscalls`] asked for.
+    pub fn attach_syscalls(&mut self) -> Result<(), ProgramsError> {
+        match self.syscalls_failure.take() {
+            Some(failure) => Err(failure),
+            None => self.attach_to(SYSCALL_TRACEPOINTS),
+        }
+    }
+
+    fn attach_to<const N: usize>(&mut self, tracepoints: [(&str, &str); N]) -> Result<(), ProgramsError> {
+        for (name, tracepoint) in tracepoints {
+            let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
+            program
+                .attach(tracepoint)
+                .map_err(|error| refused(&format!("attach to the tracepoint {tracepoint}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// The sums of system calls.
+    pub fn syscall_sums(&self) -> Result<SyscallSums, ProgramsError> {
+        let action = "tell the sums of system calls";
+        let sums = self.syscalls.sums.iter().collect::<Result<_, _>>().map_err(|error| refused(action, &error))?;
+        let errors = self.syscalls.errors.iter().collect::<Result<_, _>>().map_err(|error| refused(action, &error))?;
+        Ok(SyscallSums { sums, errors })
+    }
+
+    /// Forgets sums whose thread has ended.
+    pub fn remove_syscall_sums(&mut self, sums: &[SyscallKey], errors: &[SyscallErrorKey]) {
+        // Not being there is as good.
+        for key in sums {
+            let _ = self.syscalls.sums.remove(key);
+        }
+        for key in errors {
+            let _ = self.syscalls.errors.remove(key);
+        }
+    }
+
+    /// What each CPU runs of the target; after [`Self::detach`].
+    pub fn running(&self) -> Result<Vec<RunningThread>, ProgramsError> {
+        let each = self.syscalls.running.get(&0, 0).map_err(|error| refused("tell what it runs", &error))?;
+        Ok(each.iter().filter(|running| running.pid != 0).copied().collect())
     }
 
     /// Detaches all programs; what they wrote stays in the rings.
@@ -214,16 +311,13 @@ impl Programs {
     /// What the programs counted, all CPUs together.
     pub fn counters(&self) -> Result<Counters, ProgramsError> {
         let each = self.counters.get(&0, 0).map_err(|error| refused("tell its counters", &error))?;
-        Ok(each.iter().fold(Counters::default(), |sum, cpu| Counters {
-            samples: sum.samples + cpu.samples,
-            samples_ns: sum.samples_ns + cpu.samples_ns,
-            switches: sum.switches + cpu.switches,
-            switches_ns: sum.switches_ns + cpu.switches_ns,
-            switch_stacks: sum.switch_stacks + cpu.switch_stacks,
-            switch_stacks_thinned: sum.switch_stacks_thinned + cpu.switch_stacks_thinned,
-            stacks_lost: sum.stacks_lost + cpu.stacks_lost,
-            thread_events_lost: sum.thread_events_lost + cpu.thread_events_lost,
-        }))
+        let mut sum = Counters::default();
+        for cpu in each.iter() {
+            let from: &[u64] = bytemuck::cast_slice(std::slice::from_ref(cpu));
+            let to: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        Ok(sum)
     }
 }
 

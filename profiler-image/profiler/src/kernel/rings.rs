@@ -1,6 +1,8 @@
-//! Reads the records of both rings. Bytes in, values out; what cannot be a record is counted, not trusted.
+//! Reads the records of the rings. Bytes in, values out; what cannot be a record is counted, not trusted.
 
-use aiprof_ebpf_types::{PythonFrame, PythonStatus, StackHeader, StackTrigger, ThreadEvent, ThreadEventKind};
+use aiprof_ebpf_types::{
+    PythonFrame, PythonStatus, StackHeader, StackTrigger, SyscallRecord, ThreadEvent, ThreadEventKind,
+};
 use bytemuck::pod_read_unaligned;
 
 /// One stack record, borrowed from the ring.
@@ -33,6 +35,7 @@ pub fn stack_record(bytes: &[u8]) -> Option<StackRecord<'_>> {
         trigger: match header.trigger {
             0 => StackTrigger::Sample,
             1 => StackTrigger::SwitchOut,
+            2 => StackTrigger::Syscall,
             _ => return None,
         },
         python_status: match header.python_status {
@@ -62,6 +65,12 @@ pub fn thread_event(bytes: &[u8]) -> Option<(ThreadEventKind, ThreadEvent)> {
         _ => return None,
     };
     Some((kind, event))
+}
+
+/// Reads a record of the ring of system calls; none if it is no whole record.
+#[must_use]
+pub fn syscall_record(bytes: &[u8]) -> Option<SyscallRecord> {
+    Some(pod_read_unaligned(bytes.get(..size_of::<SyscallRecord>())?))
 }
 
 #[cfg(test)]

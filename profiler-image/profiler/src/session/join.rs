@@ -1,8 +1,11 @@
 //! Joins the parts of a record: Python frames and native frames into one stack, stack and switch into one wait.
 
-use aiprof_capture::event::{Event, Sample, Stack, ThreadState, Wait, Waker};
-use aiprof_ebpf_types::{MAX_STACK_BYTES, PythonStatus, StackTrigger, ThreadEvent, ThreadEventKind, ThreadSnapshot};
-use syscalls::Sysno;
+use std::sync::Arc;
+
+use aiprof_capture::event::{Event, Sample, Stack, SyscallSlice, ThreadState, Wait, Waker};
+use aiprof_ebpf_types::{
+    MAX_STACK_BYTES, PythonStatus, StackTrigger, SyscallRecord, ThreadEvent, ThreadEventKind, ThreadSnapshot,
+};
 
 use super::processes::Processes;
 use crate::{
@@ -10,7 +13,7 @@ use crate::{
     kernel::rings::StackRecord,
     memory::{ProcessMemory, ReadMemory},
     native::merge::Part,
-    process,
+    process, syscalls,
     timeline::{Input, InputKind, Observation, PythonCall, PythonStack},
 };
 
@@ -38,7 +41,8 @@ pub(super) fn found(
     if thread.task_state == 0 {
         return false;
     }
-    let wait = wait(thread.task_state, thread.syscall);
+    let argument = process::syscall(pid, tid).map(|(_, arguments)| arguments[0]);
+    let wait = wait(thread.task_state, thread.syscall, argument, |fd| processes.descriptors.describe(pid, fd));
     inputs.push(input(found_ns, InputKind::Found(ThreadState::Waiting(wait))));
     let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
     let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
@@ -62,13 +66,21 @@ pub(super) fn found(
 }
 
 /// A switch, fork, exec or exit.
-pub(super) fn thread_event(kind: ThreadEventKind, event: &ThreadEvent, inputs: &mut Vec<Input>) {
+pub(super) fn thread_event(
+    kind: ThreadEventKind,
+    event: &ThreadEvent,
+    processes: &mut Processes,
+    inputs: &mut Vec<Input>,
+) {
     let (mut pid, mut tid) = (event.pid, event.tid);
     let kind = match kind {
         ThreadEventKind::SwitchOut => InputKind::SwitchOut {
-            wait: (event.task_state != 0).then(|| wait(event.task_state, event.syscall)),
+            wait: (event.task_state != 0).then(|| {
+                let describe = |fd| processes.descriptors.describe(pid, fd);
+                wait(event.task_state, event.syscall, Some(event.argument), describe)
+            }),
             wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
-            dead: event.task_state & TASK_DEAD != 0,
+            dead: is_dead(event, processes),
         },
         ThreadEventKind::SwitchIn => InputKind::SwitchIn {
             cpu: event.cpu.into(),
@@ -85,13 +97,50 @@ pub(super) fn thread_event(kind: ThreadEventKind, event: &ThreadEvent, inputs: &
     inputs.push(Input { timestamp_ns: event.timestamp_ns, pid, tid, kind });
 }
 
-/// A stack. Returns whether it is a sample.
+/// Whether a switch-out is the thread's last.
+fn is_dead(event: &ThreadEvent, processes: &mut Processes) -> bool {
+    let dead = event.task_state & TASK_DEAD != 0;
+    if let Some(syscalls) = processes.syscalls.as_mut().filter(|_| dead) {
+        syscalls.ended(event.tid);
+    }
+    dead
+}
+
+/// A system call that has ended.
+pub(super) fn syscall(record: &SyscallRecord, processes: &mut Processes, inputs: &mut Vec<Input>) {
+    let Processes { syscalls: Some(syscalls), descriptors, .. } = processes else { return };
+    inputs.extend(syscalls.take(record, descriptors).map(|slice| ended(record, slice)));
+}
+
+/// A system call that has not ended when the window closes, at the record's end.
+pub(super) fn in_flight(record: &SyscallRecord, processes: &mut Processes) -> Option<Input> {
+    let Processes { syscalls: Some(syscalls), descriptors, .. } = processes else { return None };
+    Some(ended(record, syscalls.in_flight(record, descriptors)))
+}
+
+fn ended(record: &SyscallRecord, slice: SyscallSlice) -> Input {
+    let SyscallRecord { pid, tid, end_ns, .. } = *record;
+    Input { timestamp_ns: end_ns, pid, tid, kind: InputKind::Syscall(Box::new(slice)) }
+}
+
+/// The calls that threads sleep in, without an end.
+pub(super) fn sleeping(threads: &[ThreadSnapshot]) -> Vec<SyscallRecord> {
+    let sleeping = threads.iter().filter(|thread| thread.task_state != 0);
+    let calls = sleeping.filter_map(|&ThreadSnapshot { pid, tid, syscall, syscall_start_ns: start_ns, .. }| {
+        let number = u32::try_from(syscall).ok()?;
+        let arguments = process::syscall(pid, tid).filter(|(now, _)| *now == number).map(|(_, arguments)| arguments)?;
+        Some(SyscallRecord { start_ns, arguments, pid, tid, number, ..SyscallRecord::default() })
+    });
+    calls.collect()
+}
+
+/// A stack.
 pub(super) fn stack(
     record: &StackRecord<'_>,
     processes: &mut Processes,
     inputs: &mut Vec<Input>,
     events: &mut Vec<Event>,
-) -> bool {
+) {
     let header = &record.header;
     let (pid, tid, timestamp_ns) = (header.pid, header.tid, header.timestamp_ns);
     let read = matches!(record.python_status, PythonStatus::Complete | PythonStatus::Cut | PythonStatus::ReadFailed);
@@ -102,14 +151,14 @@ pub(super) fn stack(
     };
     let whole = !matches!(record.python_status, PythonStatus::Cut | PythonStatus::ReadFailed);
     let is_sample = record.trigger == StackTrigger::Sample;
+    let leaving = record.trigger == StackTrigger::SwitchOut;
     let copied = Copied { pid, registers: &header.registers, stack: record.stack, kernel: &record.kernel };
-    let observation = observe(copied, named.as_deref(), whole, !is_sample, processes);
+    let observation = observe(copied, named.as_deref(), whole, leaving, processes);
     if is_sample {
         let stack = observation.stack.clone();
         events.push(Event::Sample(Sample { timestamp_ns, pid, tid, cpu: header.cpu.into(), stack }));
     }
     inputs.push(Input { timestamp_ns, pid, tid, kind: InputKind::Stack(Box::new(observation)) });
-    is_sample
 }
 
 fn observe(
@@ -146,11 +195,9 @@ fn read_stack(memory: &impl ReadMemory, sp: u64) -> Vec<u8> {
 }
 
 /// What a thread waits for, from its state and the system call that it is in.
-fn wait(state: u32, syscall: i32) -> Wait {
-    let name = usize::try_from(syscall).ok().map(|number| match Sysno::new(number) {
-        Some(known) => known.name().into(),
-        None => format!("syscall {number}").into(),
-    });
+fn wait(state: u32, syscall: i32, argument: Option<u64>, describe: impl FnOnce(i32) -> Option<Arc<str>>) -> Wait {
+    let number = u32::try_from(syscall).ok();
+    let name = number.map(syscalls::name);
     let reason = match state {
         _ if state & TASK_DEAD != 0 => "exit".into(),
         _ if state & TASK_STOPPED != 0 => "stopped".into(),
@@ -161,6 +208,7 @@ fn wait(state: u32, syscall: i32) -> Wait {
     Wait {
         reason,
         syscall: name,
+        on: number.zip(argument).and_then(|(number, argument)| syscalls::waits_on(number, argument, describe)),
         kernel_function: None,
         uninterruptible: state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0,
     }
@@ -168,17 +216,21 @@ fn wait(state: u32, syscall: i32) -> Wait {
 
 #[cfg(test)]
 mod tests {
+    use ::syscalls::Sysno;
+
     use super::*;
 
     #[test]
     fn waits_are_named_by_state_and_system_call() {
-        let futex = i32::from(Sysno::futex as u16 as i16);
-        assert_eq!(&*wait(0x1, futex).reason, "futex");
-        assert_eq!(wait(0x2001, futex).syscall.as_deref(), Some("futex"));
-        assert!(!wait(0x2001, futex).uninterruptible);
-        assert!(wait(0x2, 0).uninterruptible);
-        assert_eq!(&*wait(0x2, -1).reason, "page fault");
-        assert_eq!(&*wait(0x4, -1).reason, "stopped");
-        assert_eq!(&*wait(0x1, 100_000).reason, "syscall 100000");
+        let futex = Sysno::futex as i32;
+        let of = |state, syscall| wait(state, syscall, Some(0x7f10), |_| None);
+        assert_eq!(&*of(0x1, futex).reason, "futex");
+        assert_eq!(of(0x2001, futex).syscall.as_deref(), Some("futex"));
+        assert_eq!(of(0x2001, futex).on.as_deref(), Some("0x7f10"));
+        assert!(!of(0x2001, futex).uninterruptible);
+        assert!(of(0x2, 0).uninterruptible);
+        assert_eq!(&*of(0x2, -1).reason, "page fault");
+        assert_eq!(&*of(0x4, -1).reason, "stopped");
+        assert_eq!(&*of(0x1, 100_000).reason, "syscall 100000");
     }
 }

@@ -17,7 +17,7 @@ use nix::sys::{
 
 use super::{Session, processes::Known};
 use crate::{
-    dimensions::{Admission, Losses},
+    dimensions::{Admission, Losses, Syscalls},
     kernel::programs,
 };
 
@@ -71,7 +71,7 @@ pub(super) fn make(
         dimensions,
         processes,
         streams: streams(session, counters),
-        cost: cost(counters, duration_ns),
+        cost: cost(counters, session.processes.syscalls.as_ref().map_or(0, Syscalls::calls), duration_ns),
         notes: notes(session, end_reason, counters, &losses),
     }
 }
@@ -111,7 +111,7 @@ fn overall(kind: Kind, session: &Session, losses: &BTreeMap<Kind, Losses>) -> Ou
 fn streams(session: &Session, counters: &Counters) -> BTreeMap<String, Stream> {
     let records = session.records;
     let lost = |counted: u64, arrived: u64| counted.saturating_sub(arrived + records.early);
-    BTreeMap::from([
+    let mut streams = BTreeMap::from([
         stream("samples", records.samples, lost(counters.samples, records.samples), 0),
         stream("start-stacks", records.start_stacks, 0, 0),
         stream(
@@ -121,23 +121,38 @@ fn streams(session: &Session, counters: &Counters) -> BTreeMap<String, Stream> {
             counters.switch_stacks_thinned,
         ),
         stream("thread-events", records.thread_events, counters.thread_events_lost, 0),
-    ])
+    ]);
+    if let Some(syscalls) = &session.processes.syscalls {
+        streams.extend([
+            stream("syscalls", syscalls.calls(), counters.syscalls_uncounted, 0),
+            stream("syscall-slices", syscalls.slices, counters.syscall_records_lost, counters.syscall_records_thinned),
+            stream(
+                "syscall-stacks",
+                records.syscall_stacks,
+                lost(counters.syscall_stacks, records.syscall_stacks),
+                counters.syscall_stacks_thinned,
+            ),
+        ]);
+    }
+    streams
 }
 
 fn stream(name: &str, records: u64, lost: u64, thinned: u64) -> (String, Stream) {
     (name.to_owned(), Stream { records, lost, thinned })
 }
 
-fn cost(counters: &Counters, duration_ns: u64) -> Cost {
+fn cost(counters: &Counters, syscalls: u64, duration_ns: u64) -> Cost {
     let usage = getrusage(UsageWho::RUSAGE_SELF);
     let cpu_ms = usage.as_ref().map_or(0, |own| (own.user_time() + own.system_time()).num_milliseconds().max(0) as u64);
     // The kernel counts in KiB.
     let peak_rss_bytes = usage.as_ref().map_or(0, |own| own.max_rss().max(0) as u64 * 1024);
-    let kernel_ns = counters.samples_ns + counters.switches_ns;
+    let syscall_ns = counters.syscalls_timed_ns.checked_div(counters.syscalls_timed);
+    let kernel_ns = counters.samples_ns + counters.switches_ns + syscalls.saturating_mul(syscall_ns.unwrap_or(0));
     Cost {
         cpu_ms,
         peak_rss_bytes,
         sample_ns: counters.samples_ns.checked_div(counters.samples),
+        syscall_ns,
         switch_ns: counters.switches_ns.checked_div(counters.switches),
         kernel_cpu_share: if duration_ns == 0 { 0.0 } else { kernel_ns as f64 / duration_ns as f64 },
     }

@@ -21,7 +21,7 @@ use aiprof_capture::{
     request::{Dimension as Kind, PROTOCOL_VERSION, Request},
     trace::TraceWriter,
 };
-use aiprof_ebpf_types::Counters;
+use aiprof_ebpf_types::{Counters, RunningThread, StackTrigger, SyscallRecord};
 use aya::maps::{MapData, RingBuf};
 use thiserror::Error;
 
@@ -41,6 +41,8 @@ use crate::{
 const DRAIN_INTERVAL: Duration = Duration::from_millis(40);
 /// How often progress is told and the target is looked after.
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the sums of system calls are read.
+const SUMS_INTERVAL: Duration = Duration::from_secs(1);
 /// Records younger than this at a drain wait for the next one: another CPU may still be writing an older one.
 const SETTLE_NS: u64 = 10_000_000;
 /// Why there is no capture.
@@ -92,6 +94,7 @@ struct Session {
     programs: Programs,
     stacks: RingBuf<MapData>,
     threads: RingBuf<MapData>,
+    syscalls: RingBuf<MapData>,
     processes: Processes,
     timeline: Timeline,
     writer: TraceWriter,
@@ -111,6 +114,7 @@ struct Records {
     samples: u64,
     start_stacks: u64,
     switch_stacks: u64,
+    syscall_stacks: u64,
     thread_events: u64,
     /// Stacks from before the window opened, which are left out.
     early: u64,
@@ -125,10 +129,11 @@ impl Session {
                 "use plugin and profiler of the same version",
             ));
         }
-        if let Some(unknown) = request.collect.iter().find(|each| !matches!(each, Kind::Python | Kind::Cpu)) {
+        let known = |kind: &Kind| matches!(kind, Kind::Python | Kind::Cpu | Kind::Syscalls);
+        if let Some(unknown) = request.collect.iter().find(|each| !known(each)) {
             return Err(Failure::new(
                 format!("this version does not collect {}", unknown.name()),
-                "use --collect python,cpu",
+                "use --collect python,cpu,syscalls",
             ));
         }
         let missing = privilege::missing();
@@ -140,9 +145,13 @@ impl Session {
         }
         enough_memory()?;
         let chosen = targets::choose(request)?;
-        let settings = programs::settings(targets::own_pid_namespace()?)?;
+        let mut settings = programs::settings(targets::own_pid_namespace()?)?;
+        if request.collect.contains(&Kind::Syscalls) {
+            programs::want_syscalls(&mut settings, request.syscall_min_ns);
+        }
         let mut programs = Programs::load(&settings)?;
         let (stacks, threads) = programs.rings()?;
+        let syscalls = programs.syscall_ring()?;
         let mut processes = Processes::new(request);
         for pid in chosen {
             programs.add_target(pid)?;
@@ -152,6 +161,7 @@ impl Session {
             programs,
             stacks,
             threads,
+            syscalls,
             processes,
             timeline: Timeline::default(),
             writer: TraceWriter::new(request.frequency_hz),
@@ -168,12 +178,22 @@ impl Session {
     /// Opens the window.
     fn open(&mut self, request: &Request, output: &Output) -> Result<(), Failure> {
         self.programs.attach(request.frequency_hz)?;
+        if self.processes.syscalls.is_some()
+            && let Err(error) = self.programs.attach_syscalls()
+        {
+            let reason = error.to_string();
+            self.processes.refuse_syscalls(&reason);
+            output.progress(&Progress::Warning { message: format!("system calls are not recorded: {reason}") });
+        }
         self.opened = clock::snapshot();
         self.opened_at = Instant::now();
         let mut snapshot = self.programs.snapshot()?;
         // First threads first: the names of the others are compared with theirs.
         snapshot.sort_by_key(|thread| thread.tid != thread.pid);
         let found_ns = clock::boottime_ns();
+        if let Some(syscalls) = &mut self.processes.syscalls {
+            syscalls.open(self.opened.boottime_ns, snapshot.iter().map(|thread| thread.tid), &self.programs)?;
+        }
         self.events.push(Event::Clock(self.opened));
         self.processes.describe(&mut self.events);
         for thread in &snapshot {
@@ -194,6 +214,7 @@ impl Session {
     fn record(&mut self, request: &Request, control: &Receiver<EndReason>, output: &mut Output) -> EndReason {
         let end = request.duration_ms.and_then(|ms| self.opened_at.checked_add(Duration::from_millis(ms)));
         let mut last_tick = Instant::now();
+        let mut last_sums = last_tick;
         loop {
             let left = end.map_or(DRAIN_INTERVAL, |end| end.saturating_duration_since(Instant::now()));
             match control.recv_timeout(left.min(DRAIN_INTERVAL)) {
@@ -208,6 +229,10 @@ impl Session {
             }
             if end.is_some_and(|end| Instant::now() >= end) {
                 return EndReason::Duration;
+            }
+            if last_sums.elapsed() >= SUMS_INTERVAL {
+                last_sums = Instant::now();
+                self.tell_sums(clock::boottime_ns(), false);
             }
             if last_tick.elapsed() >= TICK_INTERVAL {
                 last_tick = Instant::now();
@@ -228,7 +253,7 @@ impl Session {
             trace_bytes: output.trace_bytes(),
             samples: counters.samples,
             switches: counters.switches,
-            lost: counters.stacks_lost + counters.thread_events_lost,
+            lost: counters.stacks_lost + counters.thread_events_lost + counters.syscall_records_lost,
         });
     }
 
@@ -244,7 +269,7 @@ impl Session {
             if event.timestamp_ns < self.opened.boottime_ns {
                 continue;
             }
-            join::thread_event(kind, &event, &mut self.pending);
+            join::thread_event(kind, &event, &mut self.processes, &mut self.pending);
         }
         while let Some(record) = self.stacks.next() {
             let Some(record) = rings::stack_record(&record) else {
@@ -255,8 +280,20 @@ impl Session {
                 self.records.early += 1;
                 continue;
             }
-            let is_sample = join::stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
-            *(if is_sample { &mut self.records.samples } else { &mut self.records.switch_stacks }) += 1;
+            join::stack(&record, &mut self.processes, &mut self.pending, &mut self.events);
+            let count = match record.trigger {
+                StackTrigger::Sample => &mut self.records.samples,
+                StackTrigger::SwitchOut => &mut self.records.switch_stacks,
+                StackTrigger::Syscall => &mut self.records.syscall_stacks,
+            };
+            *count += 1;
+        }
+        while let Some(record) = self.syscalls.next() {
+            let Some(record) = rings::syscall_record(&record) else {
+                self.torn_records += 1;
+                continue;
+            };
+            join::syscall(&record, &mut self.processes, &mut self.pending);
         }
         self.pending.sort_by_key(Input::order);
         let settled = self.pending.partition_point(|input| input.timestamp_ns <= settled_ns);
@@ -266,6 +303,27 @@ impl Session {
             self.timeline.push(input, &mut self.events);
         }
         self.write(output);
+    }
+
+    fn tell_sums(&mut self, at_ns: u64, last: bool) {
+        let Some(syscalls) = &mut self.processes.syscalls else { return };
+        if let Err(error) = syscalls.tell_sums(at_ns, last, &mut self.programs, &mut self.events) {
+            self.processes.refuse_syscalls(&error.to_string());
+        }
+    }
+
+    /// Calls that have not ended: of threads that sleep, and of those that run in the kernel.
+    fn in_flight(&self, sleeping: Vec<SyscallRecord>) -> Vec<SyscallRecord> {
+        let running = self.programs.running().unwrap_or_default();
+        let in_call = running.into_iter().filter(|each| !matches!(each.entered_ns, 0 | RunningThread::NOT_SEEN));
+        let running = in_call.map(|RunningThread { pid, tid, number, entered_ns, .. }| SyscallRecord {
+            start_ns: entered_ns,
+            pid,
+            tid,
+            number,
+            ..SyscallRecord::default()
+        });
+        sleeping.into_iter().chain(running).collect()
     }
 
     fn write(&mut self, output: &mut Output) {
@@ -279,6 +337,10 @@ impl Session {
 
     /// Closes the window and writes what is left.
     fn close(&mut self, request: &Request, reason: EndReason, output: &mut Output) -> Result<Manifest, Failure> {
+        let sleeping = match &self.processes.syscalls {
+            Some(_) => join::sleeping(&self.programs.snapshot().unwrap_or_default()),
+            None => Vec::new(),
+        };
         self.programs.detach();
         let closed = clock::snapshot();
         let since_ms = self.opened_at.elapsed().as_millis() as u64;
@@ -288,6 +350,13 @@ impl Session {
         let counters: Counters = self.programs.counters()?;
         self.drain(u64::MAX, output);
         self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
+        for record in self.in_flight(sleeping) {
+            let record = SyscallRecord { end_ns: closed.boottime_ns, ..record };
+            if let Some(input) = join::in_flight(&record, &mut self.processes) {
+                self.timeline.push(input, &mut self.events);
+            }
+        }
+        self.tell_sums(closed.boottime_ns, true);
         self.timeline.close(closed.boottime_ns, &mut self.events);
         self.events.push(Event::Clock(closed));
         self.write(output);

@@ -10,10 +10,11 @@ use aiprof_capture::{
 use aiprof_ebpf_types::{ThreadEvent, ThreadEventKind};
 
 use crate::{
-    dimensions::{Admission, Cpu, Dimension, Entry, Python},
+    dimensions::{Admission, Cpu, Dimension, Entry, Python, Syscalls},
     kernel::programs::Programs,
     output::Output,
     process,
+    syscalls::Descriptors,
 };
 
 /// When to look again, in milliseconds since a process came or changed its program, for a CPython that is still starting.
@@ -28,6 +29,10 @@ pub(super) struct Processes {
     pub(super) cpu: Cpu,
     /// The Python dimension, if it is wanted.
     pub(super) python: Option<Python>,
+    /// The system calls dimension, if it is wanted.
+    pub(super) syscalls: Option<Syscalls>,
+    /// What files waits are for.
+    pub(super) descriptors: Descriptors,
     /// Processes that ended when [`MAX_ENDED`] were listed already.
     pub(super) forgotten: u64,
     ended: usize,
@@ -60,7 +65,16 @@ impl Known {
 impl Processes {
     pub(super) fn new(request: &Request) -> Self {
         let python = request.collect.contains(&Kind::Python).then(Python::default);
-        Self { cpu: Cpu::default(), python, forgotten: 0, ended: 0, all: BTreeMap::new() }
+        let syscalls = request.collect.contains(&Kind::Syscalls).then(|| Syscalls::new(request.syscall_min_ns));
+        Self {
+            cpu: Cpu::default(),
+            python,
+            syscalls,
+            descriptors: Descriptors::default(),
+            forgotten: 0,
+            ended: 0,
+            all: BTreeMap::new(),
+        }
     }
 
     /// Takes in a process that was chosen.
@@ -81,7 +95,8 @@ impl Processes {
     /// The dimensions that are there.
     pub(super) fn dimensions(&self) -> impl Iterator<Item = &dyn Dimension> {
         let python = self.python.as_ref().map(|each| -> &dyn Dimension { each });
-        std::iter::once::<&dyn Dimension>(&self.cpu).chain(python)
+        let syscalls = self.syscalls.as_ref().map(|each| -> &dyn Dimension { each });
+        std::iter::once::<&dyn Dimension>(&self.cpu).chain(python).chain(syscalls)
     }
 
     /// Writes every process into the trace.
@@ -123,6 +138,12 @@ impl Processes {
         known.name =
             if process::is_alive(pid) { process::name(pid) } else { parent_name.unwrap_or_else(|| process::name(pid)) };
         known.admissions.insert(Kind::Cpu, self.cpu.enter(pid, entry, programs));
+        if let Some(syscalls) = &mut self.syscalls {
+            known.admissions.insert(Kind::Syscalls, syscalls.enter(pid, entry, programs));
+        }
+        if matches!(entry, Entry::Exec) {
+            self.descriptors.forget(pid);
+        }
         self.ask_python(pid, entry, programs);
     }
 
@@ -197,6 +218,16 @@ impl Processes {
         self.cpu.leave(pid);
         if let Some(python) = &mut self.python {
             python.leave(pid);
+        }
+        self.descriptors.forget(pid);
+    }
+
+    /// System calls cannot be recorded here.
+    pub(super) fn refuse_syscalls(&mut self, reason: &str) {
+        let Some(syscalls) = &mut self.syscalls else { return };
+        syscalls.refuse(reason);
+        for known in self.all.values_mut() {
+            known.admissions.insert(Kind::Syscalls, Admission::Refused(reason.to_owned()));
         }
     }
 

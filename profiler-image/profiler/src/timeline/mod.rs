@@ -4,13 +4,15 @@
 
 mod python;
 mod state;
+mod syscalls;
 
 use std::collections::HashMap;
 
-use aiprof_capture::event::{Event, Stack, ThreadState, Wait, Waker};
+use aiprof_capture::event::{Event, Stack, SyscallSlice, ThreadState, Wait, Waker};
 use python::PythonTrack;
 pub use python::{PythonCall, PythonStack};
 use state::StateTrack;
+use syscalls::SyscallTrack;
 
 /// Something that happened to a thread.
 #[derive(Clone, Debug)]
@@ -27,10 +29,15 @@ pub struct Input {
 
 impl Input {
     /// Sorts inputs of one thread into the order in which they are to be taken: at the same time, a switch comes before the
-    /// stack that was taken at it.
+    /// stack that was taken at it, and that before the system call that ends there.
     #[must_use]
-    pub fn order(&self) -> (u64, bool) {
-        (self.timestamp_ns, matches!(self.kind, InputKind::Stack(_)))
+    pub fn order(&self) -> (u64, u8) {
+        let rank = match self.kind {
+            InputKind::Stack(_) => 1,
+            InputKind::Syscall(_) => 2,
+            _ => 0,
+        };
+        (self.timestamp_ns, rank)
     }
 }
 
@@ -63,6 +70,8 @@ pub enum InputKind {
     },
     /// Its stack was seen.
     Stack(Box<Observation>),
+    /// A system call ended, or the window with it; without its stack, which was seen meanwhile.
+    Syscall(Box<SyscallSlice>),
     /// The process runs another program: all that was known of its Python is void.
     Exec,
 }
@@ -93,16 +102,18 @@ pub struct Timeline {
 struct Thread {
     state: StateTrack,
     python: PythonTrack,
+    syscalls: SyscallTrack,
 }
 
 impl Timeline {
     /// Takes one input, appends what follows from it.
     pub fn push(&mut self, input: Input, out: &mut Vec<Event>) {
         let Input { timestamp_ns: at, pid, tid, kind } = input;
-        let thread = self
-            .threads
-            .entry(tid)
-            .or_insert_with(|| Thread { state: StateTrack::new(pid, tid, at), python: PythonTrack::new(pid, tid) });
+        let thread = self.threads.entry(tid).or_insert_with(|| Thread {
+            state: StateTrack::new(pid, tid, at),
+            python: PythonTrack::new(pid, tid),
+            syscalls: SyscallTrack::default(),
+        });
         match kind {
             InputKind::Present => {}
             InputKind::Found(state) => thread.state.assume(state),
@@ -118,7 +129,9 @@ impl Timeline {
                     self.threads.remove(&tid);
                 }
             }
+            InputKind::Syscall(slice) => thread.syscalls.ended(*slice, out),
             InputKind::Stack(observation) => {
+                thread.syscalls.seen(at, &observation.stack);
                 if let Some(python) = &observation.python {
                     thread.python.observe(at, python, observation.leaving, out);
                 }

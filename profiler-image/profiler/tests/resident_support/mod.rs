@@ -32,6 +32,7 @@ pub(crate) fn request() -> Request {
         duration_ms: None,
         frequency_hz: 99,
         collect: vec![Dimension::Python, Dimension::Cpu],
+        syscall_min_ns: 0,
     }
 }
 
