@@ -43,6 +43,14 @@ class Slice:
 
 
 @dataclass
+class Counter:
+    track: str
+    pid: int
+    ts: int
+    value: float
+
+
+@dataclass
 class Sample:
     ts: int
     pid: int
@@ -67,6 +75,8 @@ class Trace:
         self.threads: dict[int, tuple[int, str]] = {}
         self.samples: list[Sample] = []
         self.slices: list[Slice] = []
+        self.instants: list[Slice] = []
+        self.counters: list[Counter] = []
         self.clocks: list[dict[int, int]] = []
         self._tracks: dict[int, Track] = {}
         self._parents: dict[int, int] = {}
@@ -146,10 +156,7 @@ class Trace:
         if event.type == proto.TrackEvent.TYPE_SLICE_BEGIN:
             name = event.name or self._entry(sequence, "event_names", event.name_iid).name
             slice_ = Slice(track.name, track.pid, track.tid, packet.timestamp, None, name, len(stack))
-            slice_.arguments = {
-                a.name or self._entry(sequence, "debug_annotation_names", a.name_iid).name: self._value(sequence, a)
-                for a in event.debug_annotations
-            }
+            slice_.arguments = self._arguments(sequence, event)
             callstack = event.callstack_iid or slice_.arguments.get("callstack_iid")
             if callstack:
                 slice_.stack = self._stack(sequence, callstack)
@@ -162,6 +169,19 @@ class Trace:
             stack[-1].end = packet.timestamp
             assert stack[-1].end >= stack[-1].start, "a slice of negative length: %s" % stack[-1]
             stack.pop()
+        elif event.type == proto.TrackEvent.TYPE_INSTANT:
+            name = event.name or self._entry(sequence, "event_names", event.name_iid).name
+            instant = Slice(track.name, track.pid, track.tid, packet.timestamp, packet.timestamp, name, 0)
+            instant.arguments = self._arguments(sequence, event)
+            self.instants.append(instant)
+        elif event.type == proto.TrackEvent.TYPE_COUNTER:
+            self.counters.append(Counter(track.name, track.pid, packet.timestamp, event.double_counter_value))
+
+    def _arguments(self, sequence, event):
+        return {
+            a.name or self._entry(sequence, "debug_annotation_names", a.name_iid).name: self._value(sequence, a)
+            for a in event.debug_annotations
+        }
 
     def _entry(self, sequence, table, iid):
         return self._tables[sequence][table][iid]
