@@ -166,7 +166,7 @@ pub struct Waker {
 /// What a thread waits for, as far as the kernel tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wait {
-    /// In one or two words: `futex`, `epoll_wait`, `page fault`, `stopped`.
+    /// In one or two words: `futex`, `GIL`, `epoll_wait`, `page fault`, `stopped`.
     pub reason: Arc<str>,
     /// Name of the system call that it is in.
     pub syscall: Option<Arc<str>>,

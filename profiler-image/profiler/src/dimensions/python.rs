@@ -122,6 +122,14 @@ impl Python {
         Some(walk(&process.memory, layout, thread_state))
     }
 
+    /// Whether a futex is that of the GIL: its lock and its conditions lie within `_PyRuntime`, on all versions, and no other lock on
+    /// which a thread can sleep does. A subinterpreter's own GIL is not known, and with musl a thread sleeps on its own stack.
+    #[must_use]
+    pub fn is_gil(&self, pid: u32, futex: u64) -> bool {
+        let interpreter = self.processes.get(&pid).map(|process| &process.interpreter);
+        interpreter.is_some_and(|each| futex.wrapping_sub(each.runtime_address) < each.runtime_bytes)
+    }
+
     fn adopt(&mut self, pid: u32, interpreter: Interpreter, frames: Arc<Names>, programs: &mut Programs) -> Admission {
         if let Err(error) = programs.set_python(pid, &interpreter.layout) {
             return Admission::Refused(error.to_string());

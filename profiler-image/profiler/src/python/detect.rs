@@ -27,6 +27,8 @@ pub struct Interpreter {
     pub version: Version,
     /// Address of `_PyRuntime`.
     pub runtime_address: u64,
+    /// Its bytes; 0 if the file does not tell.
+    pub runtime_bytes: u64,
     /// What the in-kernel walker needs.
     pub layout: PythonLayout,
     /// What user space needs besides.
@@ -85,6 +87,7 @@ fn may_pass_later(reason: &Refusal) -> bool {
 struct Candidate<'maps> {
     mapping: &'maps Mapping,
     runtime: u64,
+    runtime_bytes: u64,
     version_address: Option<u64>,
     code_type: Option<u64>,
     /// Whether the file has a section `.PyRuntime`: all do from 3.10 on.
@@ -128,14 +131,14 @@ fn inspect(pid: u32, mapping: &Mapping) -> Result<Option<Candidate<'_>>, Refusal
         Err(ElfError::Machine(found)) if likely => return Err(Refusal::Machine { found }),
         Err(_) => return Ok(None),
     };
-    let Image { symbols, runtime_section } = image;
+    let Image { symbols, first_bytes, runtime_section } = image;
     let [runtime, version_address, code_type, get_version] = *symbols.as_slice() else {
         return Ok(None);
     };
-    match runtime.or(runtime_section) {
-        Some(runtime) => {
+    match runtime.map(|address| (address, first_bytes)).or(runtime_section) {
+        Some((runtime, runtime_bytes)) => {
             let has_section = runtime_section.is_some();
-            Ok(Some(Candidate { mapping, runtime, version_address, code_type, has_section }))
+            Ok(Some(Candidate { mapping, runtime, runtime_bytes, version_address, code_type, has_section }))
         }
         // Up to 3.6 there is no `_PyRuntime`.
         None if likely && get_version.is_some() => Err(Refusal::TooOld(
@@ -178,6 +181,7 @@ fn settle(
     let interpreter = |version, (layout, offsets)| Interpreter {
         version,
         runtime_address: candidate.runtime,
+        runtime_bytes: candidate.runtime_bytes,
         layout,
         offsets,
         path: candidate.mapping.path.clone().unwrap_or_default(),

@@ -28,8 +28,10 @@ const RUNTIME_SECTION: &[u8] = b".PyRuntime";
 pub(super) struct Image {
     /// Address in the process of each symbol asked for, in the order asked.
     pub(super) symbols: Vec<Option<u64>>,
-    /// Address in the process of section `.PyRuntime`.
-    pub(super) runtime_section: Option<u64>,
+    /// Bytes that the first of them stands for; 0 if that is not told.
+    pub(super) first_bytes: u64,
+    /// Address in the process of section `.PyRuntime`, and its bytes.
+    pub(super) runtime_section: Option<(u64, u64)>,
 }
 
 /// Why a file gave nothing.
@@ -78,9 +80,9 @@ fn read<'data, R: ReadRef<'data>>(data: R, mapping: &Mapping, wanted: &[&str]) -
     let sections = header.sections(endian, data).ok()?;
     let runtime_section = sections
         .section_by_name(endian, RUNTIME_SECTION)
-        .map(|(_, section)| bias.wrapping_add(section.sh_addr(endian)))
-        .filter(|address| *address != bias);
-    let mut image = Image { symbols: vec![None; wanted.len()], runtime_section };
+        .map(|(_, section)| (bias.wrapping_add(section.sh_addr(endian)), section.sh_size(endian)))
+        .filter(|(address, _)| *address != bias);
+    let mut image = Image { symbols: vec![None; wanted.len()], first_bytes: 0, runtime_section };
     for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
         if image.symbols.iter().all(Option::is_some) {
             break;
@@ -97,10 +99,13 @@ fn read<'data, R: ReadRef<'data>>(data: R, mapping: &Mapping, wanted: &[&str]) -
             let Some(name) = strings.get(symbol.st_name(endian) as usize..) else {
                 continue;
             };
-            for (found, wanted) in image.symbols.iter_mut().zip(wanted) {
+            for (index, (found, wanted)) in image.symbols.iter_mut().zip(wanted).enumerate() {
                 let rest = name.strip_prefix(wanted.as_bytes());
                 if found.is_none() && rest.is_some_and(|rest| rest.first() == Some(&0)) {
                     *found = Some(bias.wrapping_add(symbol.st_value(endian)));
+                    if index == 0 {
+                        image.first_bytes = symbol.st_size(endian);
+                    }
                 }
             }
         }

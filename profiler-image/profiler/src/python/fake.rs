@@ -57,7 +57,10 @@ impl FakePython {
         let table = [0xd0, 0, 0, 0xd8, 0, 0, 0xd8, 0, 0];
         memory.map(LINES, 128).put_u64(LINES + 16, table.len() as u64).put(LINES + 32, &table);
         let path = "/usr/bin/python3.12".into();
-        Self { memory, interpreter: Interpreter { version, runtime_address: RUNTIME, layout, offsets, path } }
+        Self {
+            memory,
+            interpreter: Interpreter { version, runtime_address: RUNTIME, runtime_bytes: 0, layout, offsets, path },
+        }
     }
 
     /// The frame at this byte of the bytecode, of the code object as it is now.

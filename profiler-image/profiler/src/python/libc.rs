@@ -118,7 +118,7 @@ mod tests {
     fn glibc_describes_itself() {
         let mut memory = FakeMemory::default();
         memory.map(0x100, 4).put_u32(0x100, 2304).map(0x200, 12).put_u32(0x200 + 8, 784 + 512);
-        let image = Image { symbols: vec![Some(0x100), Some(0x200)], runtime_section: None };
+        let image = Image { symbols: vec![Some(0x100), Some(0x200)], ..Image::default() };
         let first_block = |libc| match libc {
             Some(Libc::Glibc { first_block, .. }) => first_block,
             _ => -1,

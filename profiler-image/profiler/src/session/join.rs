@@ -1,7 +1,5 @@
 //! Joins the parts of a record: Python frames and native frames into one stack, stack and switch into one wait.
 
-use std::sync::Arc;
-
 use aiprof_capture::event::{Event, Sample, Stack, SyscallSlice, ThreadState, Wait, Waker};
 use aiprof_ebpf_types::{
     MAX_STACK_BYTES, PythonStatus, StackTrigger, SyscallRecord, ThreadEvent, ThreadEventKind, ThreadSnapshot,
@@ -42,7 +40,7 @@ pub(super) fn found(
         return false;
     }
     let argument = process::syscall(pid, tid).map(|(_, arguments)| arguments[0]);
-    let wait = wait(thread.task_state, thread.syscall, argument, |fd| processes.descriptors.describe(pid, fd));
+    let wait = wait(thread.task_state, thread.syscall, argument, pid, processes);
     inputs.push(input(found_ns, InputKind::Found(ThreadState::Waiting(wait))));
     let stack = read_stack(&ProcessMemory::open(pid), thread.registers.sp);
     let kernel_frames = (thread.kernel_frames as usize).min(thread.kernel_stack.len());
@@ -75,10 +73,8 @@ pub(super) fn thread_event(
     let (mut pid, mut tid) = (event.pid, event.tid);
     let kind = match kind {
         ThreadEventKind::SwitchOut => InputKind::SwitchOut {
-            wait: (event.task_state != 0).then(|| {
-                let describe = |fd| processes.descriptors.describe(pid, fd);
-                wait(event.task_state, event.syscall, Some(event.argument), describe)
-            }),
+            wait: (event.task_state != 0)
+                .then(|| wait(event.task_state, event.syscall, Some(event.argument), pid, processes)),
             wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
             dead: is_dead(event, processes),
         },
@@ -194,10 +190,21 @@ fn read_stack(memory: &impl ReadMemory, sp: u64) -> Vec<u8> {
     stack
 }
 
-/// What a thread waits for, from its state and the system call that it is in.
-fn wait(state: u32, syscall: i32, argument: Option<u64>, describe: impl FnOnce(i32) -> Option<Arc<str>>) -> Wait {
-    let number = u32::try_from(syscall).ok();
-    let name = number.map(syscalls::name);
+/// What a thread waits for: by its state and the system call that it is in, and more exactly by what its process has there.
+fn wait(state: u32, syscall: i32, argument: Option<u64>, pid: u32, processes: &mut Processes) -> Wait {
+    let mut wait = wait_of_call(state, syscall);
+    if let (Some(argument), Ok(number)) = (argument, u32::try_from(syscall)) {
+        wait.on = syscalls::waits_on(number, argument, |fd| processes.descriptors.describe(pid, fd));
+        let is_futex = wait.reason.starts_with("futex");
+        if is_futex && processes.python.as_ref().is_some_and(|python| python.is_gil(pid, argument)) {
+            wait.reason = "GIL".into();
+        }
+    }
+    wait
+}
+
+fn wait_of_call(state: u32, syscall: i32) -> Wait {
+    let name = u32::try_from(syscall).ok().map(syscalls::name);
     let reason = match state {
         _ if state & TASK_DEAD != 0 => "exit".into(),
         _ if state & TASK_STOPPED != 0 => "stopped".into(),
@@ -208,7 +215,7 @@ fn wait(state: u32, syscall: i32, argument: Option<u64>, describe: impl FnOnce(i
     Wait {
         reason,
         syscall: name,
-        on: number.zip(argument).and_then(|(number, argument)| syscalls::waits_on(number, argument, describe)),
+        on: None,
         kernel_function: None,
         uninterruptible: state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0,
     }
@@ -223,10 +230,9 @@ mod tests {
     #[test]
     fn waits_are_named_by_state_and_system_call() {
         let futex = Sysno::futex as i32;
-        let of = |state, syscall| wait(state, syscall, Some(0x7f10), |_| None);
+        let of = wait_of_call;
         assert_eq!(&*of(0x1, futex).reason, "futex");
         assert_eq!(of(0x2001, futex).syscall.as_deref(), Some("futex"));
-        assert_eq!(of(0x2001, futex).on.as_deref(), Some("0x7f10"));
         assert!(!of(0x2001, futex).uninterruptible);
         assert!(of(0x2, 0).uninterruptible);
         assert_eq!(&*of(0x2, -1).reason, "page fault");
