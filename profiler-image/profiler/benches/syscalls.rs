@@ -19,6 +19,9 @@ use syscalls::Sysno;
 const SPELL: Duration = Duration::from_millis(200);
 const TURNS: usize = 7;
 
+/// What is done over and over.
+type Loop<'a> = Box<dyn Fn() + 'a>;
+
 /// Who is recorded.
 #[derive(Clone, Copy)]
 enum Recorded {
@@ -70,7 +73,7 @@ fn main() {
     let word = 0_u32;
     let buffer = page.as_ptr().addr();
     let address = (&raw const word).addr();
-    let loops: [(&str, Box<dyn Fn()>); 5] = [
+    let loops: [(&str, Loop<'_>); 5] = [
         ("getpid", Box::new(|| call(Sysno::getpid, [0; 3]))),
         ("read 4 KiB of /dev/zero", Box::new(|| call(Sysno::read, [zero, buffer, 4096]))),
         ("write to /dev/null", Box::new(|| call(Sysno::write, [null, buffer, 4096]))),
