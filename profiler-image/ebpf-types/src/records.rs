@@ -25,7 +25,7 @@ pub enum StackTrigger {
     Sample = 0,
     /// The thread left its CPU.
     SwitchOut = 1,
-    /// A system call ended for which no stack was taken at a switch; without kernel frames.
+    /// A long system call ended that did not sleep; without kernel frames.
     Syscall = 2,
 }
 
@@ -182,7 +182,7 @@ pub struct Counters {
     pub syscall_records_thinned: u64,
     /// Records of system calls lost because their ring was full.
     pub syscall_records_lost: u64,
-    /// Records of system calls for which a stack was taken at the end of the call.
+    /// Records of system calls that did not sleep, for which a stack was taken at their end.
     pub syscall_stacks: u64,
     /// Records of system calls whose stack was left out to stay within the budget.
     pub syscall_stacks_thinned: u64,

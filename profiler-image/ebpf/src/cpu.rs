@@ -98,6 +98,7 @@ fn switch_out(
     let dead = state & TASK_DEAD != 0;
     // A preempted thread's stack says nothing that the samples do not say.
     if !preempt && !dead {
+        thread.slept_ns = start_ns;
         if take_credit(start_ns, thread.stack_ns) {
             thread.stack_ns = start_ns;
             let copy = *thread;

@@ -124,6 +124,8 @@ pub(crate) struct Thread {
     pub(crate) waker_tid: u32,
     /// When its stack was last taken at a switch or at the end of a system call.
     pub(crate) stack_ns: u64,
+    /// When it last fell asleep.
+    pub(crate) slept_ns: u64,
     /// When it entered the system call that it sleeps in, as [`RunningThread::entered_ns`].
     pub(crate) entered_ns: u64,
     /// Number of that call.

@@ -197,7 +197,7 @@ fn count_error(call: SyscallKey, errno: u32) {
     }
 }
 
-/// Reports one call, with its stack unless it has one from a switch.
+/// Reports one call, with its stack unless it slept: then its stack was taken, or left out, when it fell asleep.
 #[inline(always)]
 fn emit(
     context: &RawTracePointContext,
@@ -214,7 +214,8 @@ fn emit(
     if let Some(thread) = THREADS.get_ptr_mut(running.global_tid) {
         // SAFETY: a live map value, changed by this thread's own events only.
         let thread = unsafe { &mut *thread };
-        if thread.stack_ns < start_ns || thread.stack_ns == 0 {
+        // A call that slept had its chance then.
+        if thread.slept_ns < start_ns || thread.slept_ns == 0 {
             if take_credit(end_ns, thread.stack_ns) {
                 thread.stack_ns = end_ns;
                 let copy = *thread;

@@ -29,6 +29,7 @@ pub(crate) fn find(task: Task, global_tid: u32, global_pid: u32) -> Option<*mut 
         waker_pid: 0,
         waker_tid: 0,
         stack_ns: 0,
+        slept_ns: 0,
         entered_ns: RunningThread::NOT_SEEN,
         number: 0,
         padding: 0,

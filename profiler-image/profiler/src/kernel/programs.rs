@@ -42,8 +42,8 @@ const SYSCALL_TRACEPOINTS: [(&str, &str); 2] = [("syscall_enter", "sys_enter"), 
 
 /// Records of long system calls that a CPU may write in a second, and all together: what this process can follow, and what a trace
 /// of half a minute bears.
-const SYSCALL_RECORDS_PER_CPU: RangeInclusive<u32> = 500..=5_000;
-const SYSCALL_RECORDS_OF_ALL: u32 = 20_000;
+const SYSCALL_RECORDS_PER_CPU: RangeInclusive<u32> = 250..=2_500;
+const SYSCALL_RECORDS_OF_ALL: u32 = 8_000;
 
 /// Stacks at switches that a CPU may take in a second: at about 17 us each under 2 % of its time. Where there are many CPUs, their
 /// sum is what counts, since this process has to follow.
