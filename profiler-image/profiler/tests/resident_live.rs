@@ -266,6 +266,23 @@ fn a_capture_that_is_given_up_ends_at_once() {
 }
 
 #[test]
+fn a_capture_whose_pod_is_deleted_is_delivered() {
+    let _turn = turn();
+    let Some(target) = steady() else { return };
+    let mut server = Serving::start("60");
+    let bridge = server.open("deleted", &target, Some(60_000));
+    bridge.wait_for_line(|line| matches!(line, Progress::Tick { .. }));
+    let pid = nix::unistd::Pid::from_raw(server.child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let told = Instant::now();
+    let captured = check(&finish(bridge, Vec::new(), &mut server));
+    assert_eq!(captured.manifest.end_reason, EndReason::Terminated);
+    assert!(captured.samples > 0);
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+    assert!(process_is_well(&target));
+}
+
+#[test]
 fn inspect_lists_a_python_with_its_version() {
     let _turn = turn();
     let Some(target) = steady() else { return };
