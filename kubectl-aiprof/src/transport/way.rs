@@ -2,13 +2,14 @@
 
 use std::{fmt, future::Future};
 
+use aiprof_capture::attach::SOCKET;
 use kube::api::AttachedProcess;
 
 use super::resume::{Break, Look};
 use crate::cluster::{
     ClusterError, PodTarget, Profiler,
     alive::why_gone,
-    container::{SOCKET, says_no_program},
+    container::says_no_program,
     exec::{self, Place, SessionEnd, Streams},
     pick,
 };
