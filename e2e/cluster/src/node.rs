@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
+    account::Accounts,
     faults::Board,
     obstacles,
     pod_status::{self, State},
@@ -31,6 +32,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub(crate) struct Node {
     store: Arc<Store>,
     board: Arc<Board>,
+    accounts: Accounts,
     /// podman's name of a pod's container, by the pod's uid and the container's name.
     names: Mutex<HashMap<(String, String), String>>,
     /// Ephemeral containers that have a task.
@@ -40,11 +42,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node; what a stand-in left here that is no more is removed first.
-    pub(crate) async fn new(store: Arc<Store>, board: Arc<Board>) -> Result<Self> {
+    pub(crate) async fn new(store: Arc<Store>, board: Arc<Board>, accounts: Accounts) -> Result<Self> {
         remove_orphans().await?;
         let folder = tempfile::Builder::new().prefix("aiprof-e2e-").tempdir().context("a folder for volumes")?;
         store.create(("nodes".into(), String::new(), NODE.into()), node_object());
-        Ok(Self { store, board, names: Mutex::default(), begun: Mutex::default(), folder })
+        Ok(Self { store, board, accounts, names: Mutex::default(), begun: Mutex::default(), folder })
     }
 
     /// podman's name of a container, if it was started.
@@ -78,13 +80,14 @@ impl Node {
         self.begin_ephemeral(&key);
     }
 
-    /// Volumes, the pod's cgroup and its pause process.
+    /// Volumes, account, the pod's cgroup and its pause process.
     async fn prepare(&self, pod: &Value, uid: &str) -> Result<()> {
         for volume in list(&pod["spec"]["volumes"]) {
             let folder = self.volume(uid, volume["name"].as_str().unwrap_or("volume"));
             tokio::fs::create_dir_all(&folder).await?;
             tokio::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).await?;
         }
+        self.accounts.write(pod, &self.account(uid))?;
         if let Some(bytes) = crate::cgroup::pod_limit(pod) {
             crate::cgroup::create(uid, bytes)?;
         }
@@ -112,7 +115,7 @@ impl Node {
             }
             let (node, key, uid) = (self.clone(), key.clone(), uid.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(node.board.start_delay()).await;
+                tokio::time::sleep(node.board.start_delay(&key.1)).await;
                 node.keep(&key, &uid, container, "ephemeralContainerStatuses").await;
             });
         }
@@ -126,7 +129,7 @@ impl Node {
         self.note(key, uid, statuses, &container, &State::waiting("ContainerCreating", ""), 0);
         loop {
             let Some(pod) = self.living(key, uid) else { return };
-            let fault = self.board.get().waiting.filter(|_| statuses == "ephemeralContainerStatuses");
+            let fault = self.board.get(&key.1).waiting.filter(|_| statuses == "ephemeralContainerStatuses");
             if let Some((reason, message)) = obstacles::obstacle(fault, &pod, &container).await {
                 self.note(key, uid, statuses, &container, &State::waiting(&reason, &message), attempt);
                 tokio::time::sleep(back_off).await;
@@ -220,6 +223,10 @@ impl Node {
             arguments
                 .extend(["--volume".into(), format!("{}:{}:{access}", folder.display(), text(&mount["mountPath"]))]);
         }
+        // As the API server mounts it: not into ephemeral containers.
+        if container["targetContainerName"].is_null() {
+            arguments.extend(self.accounts.options(&self.account(uid)));
+        }
         if let Some(folder) = container["workingDir"].as_str() {
             arguments.extend(["--workdir".into(), folder.to_owned()]);
         }
@@ -296,6 +303,11 @@ impl Node {
 
     fn volume(&self, uid: &str, name: &str) -> PathBuf {
         self.folder.path().join(uid).join(name)
+    }
+
+    fn account(&self, uid: &str) -> PathBuf {
+        // No volume of a pod can have such a name.
+        self.volume(uid, "service.account")
     }
 
     fn remember(&self, uid: &str, container: &str, podman_name: &str) {
