@@ -240,10 +240,10 @@ impl Recording {
         assert_eq!(report["samples"], manifest["streams"]["samples"]["records"], "{}", manifest["streams"]);
     }
 
-    /// That it ended early, and that what had arrived until then can be read; gives the report.
-    pub fn assert_torn(&self, why: &str) -> Value {
+    /// That it ended early, which was said in these words, and that what had arrived until then can be read; gives the report.
+    pub fn assert_torn(&self, words: &[&str]) -> Value {
         assert_eq!(self.code, Some(3), "{}", self.text());
-        assert!(self.text().contains(why), "{}", self.text());
+        assert!(words.iter().all(|word| self.text().contains(word)), "{}", self.text());
         let report = self.report();
         assert_eq!(report["quality"]["complete"], false, "{}", report["quality"]);
         assert!(report["samples"].as_u64() > Some(0), "no samples: {}", self.text());

@@ -1,39 +1,11 @@
 //! A recording from pods of every shape, and what is left of it in the pod: nothing.
 
-use std::collections::BTreeSet;
-
-use rustix::process::geteuid;
 use serde_json::{Value, json};
 
 use crate::harness::{
     BUSY, Namespace, left_out,
-    plugin::{Live, Recording, binary, share},
+    plugin::{Recording, share},
 };
-
-/// Two functions that are busy in the proportion 3:1, and a thread that waits.
-const SHARES: &str = "
-import threading, time
-def count(to):
-    total = 0
-    for number in range(to):
-        total += number
-def heavy():
-    total = 0
-    for number in range(60000):
-        total += number
-def light():
-    total = 0
-    for number in range(20000):
-        total += number
-def pause():
-    while True:
-        time.sleep(0.02)
-threading.Thread(target=pause, name='pause', daemon=True).start()
-print('up', flush=True)
-while True:
-    heavy()
-    light()
-";
 
 /// A program like [`BUSY`] that spends its time in another function.
 fn other() -> String {
@@ -49,52 +21,6 @@ fn record(namespace: &Namespace, flags: &[&str]) -> Recording {
     assert!(recording.self_share("spin") > 0.8, "{}", recording.report()["functions"]);
     namespace.assert_unharmed("x", "app");
     recording
-}
-
-#[test]
-fn a_recording_from_a_pod_equals_a_local_one() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", SHARES);
-    let remote = namespace.record(&["pod/x", "-d", "5s"]);
-    remote.assert_complete();
-    namespace.assert_unharmed("x", "app");
-    if !geteuid().is_root() {
-        left_out("the comparison with a local recording, which takes root");
-        return;
-    }
-    let mut command = std::process::Command::new(binary());
-    command.args(["record", "--local", "-d", "5s"]);
-    let local = Live::begin_with(&mut command, &["python3", "-c", SHARES]).finish();
-    local.assert_complete();
-
-    let (ours, theirs) = (remote.report(), local.report());
-    for function in ["heavy", "light", "<module>"] {
-        let (here, there) = (share(&ours, function), share(&theirs, function));
-        let (here, there) = (here.unwrap_or_default(), there.unwrap_or_default());
-        assert!((here - there).abs() < 0.08, "{function}: {here} in the pod, {there} locally");
-    }
-    assert!(share(&ours, "heavy") > Some(0.6) && share(&ours, "light") > Some(0.15), "{}", ours["functions"]);
-    // The waiting thread is told alike.
-    let waits = |report: &Value| {
-        let rows = report["processes"][0]["waits"].as_array().cloned().unwrap_or_default();
-        rows.iter()
-            .any(|row| row["stack"].as_array().is_some_and(|stack| stack.iter().any(|one| one["function"] == "pause")))
-    };
-    assert!(waits(&ours) && waits(&theirs), "{}", ours["processes"][0]["waits"]);
-
-    let (ours, theirs) = (remote.manifest(), local.manifest());
-    assert_eq!(fields("", &ours), fields("", &theirs));
-    assert_eq!((&ours["dimensions"], &ours["end_reason"]), (&theirs["dimensions"], &theirs["end_reason"]));
-    assert_eq!(ours["request"]["collect"], theirs["request"]["collect"]);
-}
-
-/// Paths of all fields of a JSON object.
-fn fields(at: &str, value: &Value) -> BTreeSet<String> {
-    match value {
-        Value::Object(object) => object.iter().flat_map(|(key, value)| fields(&format!("{at}.{key}"), value)).collect(),
-        Value::Array(list) => list.iter().take(1).flat_map(|value| fields(&format!("{at}[]"), value)).collect(),
-        _ => BTreeSet::from([at.to_owned()]),
-    }
 }
 
 #[test]
