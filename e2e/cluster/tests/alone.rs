@@ -112,11 +112,11 @@ fn a_recording_from_a_pod_equals_a_local_one() {
     assert_eq!(ours["request"]["collect"], theirs["request"]["collect"]);
 }
 
-/// Paths of all fields of a JSON object.
+/// Paths of all fields of a JSON object; of a list of objects those of its first one.
 fn fields(at: &str, value: &Value) -> BTreeSet<String> {
     match value {
         Value::Object(object) => object.iter().flat_map(|(key, value)| fields(&format!("{at}.{key}"), value)).collect(),
-        Value::Array(list) => list.iter().take(1).flat_map(|value| fields(&format!("{at}[]"), value)).collect(),
+        Value::Array(list) if list.first().is_some_and(Value::is_object) => fields(&format!("{at}[]"), &list[0]),
         _ => BTreeSet::from([at.to_owned()]),
     }
 }

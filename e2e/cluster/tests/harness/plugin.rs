@@ -205,9 +205,13 @@ impl Recording {
         self.folder.path().join(ARCHIVE)
     }
 
-    /// All that the plugin said on standard error.
+    /// All that the plugin said on standard error: sentences as they are, other events as JSON.
     pub fn text(&self) -> String {
-        self.said.join("\n")
+        let sentence = |line: &String| {
+            let event: Value = serde_json::from_str(line).unwrap_or_default();
+            event["message"].as_str().map_or_else(|| line.clone(), str::to_owned)
+        };
+        self.said.iter().map(sentence).collect::<Vec<_>>().join("\n")
     }
 
     /// The archive's manifest.
