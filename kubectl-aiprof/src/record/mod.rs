@@ -255,7 +255,7 @@ fn keep(
     };
     archive::write(path, &manifest, spool.file())?;
     if let Err(error) = output::give_to_sudo_user(path) {
-        display.say(&format!("warning: {} stays root's: {error}", path.display()));
+        display.warn(&format!("{} stays root's: {error}", path.display()));
     }
     let bytes = path.metadata().map_or(0, |metadata| metadata.len());
     display.clear();
@@ -274,7 +274,7 @@ fn keep(
 /// Says on standard error that something is missing: always, since the exit code says so too.
 fn tell(display: &Display, sentence: &str) {
     match display {
-        Display::Json => display.say(sentence),
+        Display::Json => display.warn(sentence),
         _ => eprintln!("warning: {sentence}"),
     }
 }

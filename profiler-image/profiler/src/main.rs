@@ -20,7 +20,7 @@ use aiprof_profiler::{
     output::{Output, StandardError, progress},
     resident::{
         attach,
-        serve::{DEFAULT_SPOOL_BYTES, Ended, Options, Server},
+        serve::{DEFAULT_SPOOL_BYTES, DEFAULT_UNATTENDED, Ended, Options, Server},
     },
     session::{self, Failure},
     verify,
@@ -125,7 +125,7 @@ fn serve_options(words: &[&str]) -> Option<Options> {
             _ => return None,
         }
     }
-    Some(Options { socket: socket?, lease: Duration::from_secs(lease?), spool_bytes })
+    Some(Options { socket: socket?, lease: Duration::from_secs(lease?), unattended: DEFAULT_UNATTENDED, spool_bytes })
 }
 
 fn serve(options: &Options) -> ExitCode {

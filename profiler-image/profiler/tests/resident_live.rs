@@ -29,7 +29,7 @@ use python_support::{Target, python};
 use resident_support::{Bridge, PROFILER, attach, is_started, request, wait, wait_until};
 use tempfile::TempDir;
 
-/// Time enough for a block of the trace to be full, which is when it leaves.
+/// Time enough for what is captured to leave several times.
 const WINDOW_MS: u64 = 6_000;
 
 /// The tests take turns: each keeps all CPUs busy.
@@ -213,6 +213,38 @@ fn a_capture_whose_plugin_was_killed_ends_with_the_lease_and_harms_nobody() {
 }
 
 #[test]
+fn what_was_captured_a_second_ago_is_there_when_the_profiler_is_killed() {
+    let _turn = turn();
+    let Some(target) = steady() else { return };
+    let mut server = Serving::start("60");
+    // So few samples that no block would become full.
+    let request = Request { pids: vec![target.pid()], frequency_hz: 19, ..request() };
+    let bridge = Bridge::start(&server.socket, &attach("killed", 0, Some(request))).stay_alive();
+    bridge.wait_for_line(|line| matches!(line, Progress::Tick { elapsed_ms: 4_000.., .. }));
+    server.child.kill().unwrap();
+    let killed = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    let killed_ns = Duration::from(killed).as_nanos() as u64;
+    let (status, stream, _) = bridge.end();
+    assert_eq!(status, Some(3));
+    let mut decoder = Decoder::new();
+    decoder.push(&stream);
+    let (mut trace, mut blocks) = (Vec::new(), 0);
+    while let Some(frame) = decoder.next().unwrap() {
+        trace.extend(frame.payload);
+        blocks += 1;
+    }
+    let samples = TraceReader::new(trace.as_slice()).filter_map(|event| match event.unwrap() {
+        Event::Sample(sample) => Some(sample.timestamp_ns),
+        _ => None,
+    });
+    let latest = samples.max().unwrap();
+    let missing = Duration::from_nanos(killed_ns.saturating_sub(latest));
+    assert!(missing < Duration::from_millis(1_800), "the last {missing:?} are missing");
+    assert!((3..=7).contains(&blocks), "{blocks} blocks in 4 s");
+    assert!(process_is_well(&target));
+}
+
+#[test]
 fn a_capture_that_is_given_up_ends_at_once() {
     let _turn = turn();
     let Some(target) = steady() else { return };
@@ -230,6 +262,23 @@ fn a_capture_that_is_given_up_ends_at_once() {
         }
         assert!(asked.elapsed() < Duration::from_secs(3), "{end:?} took {:?}", asked.elapsed());
     }
+    assert!(process_is_well(&target));
+}
+
+#[test]
+fn a_capture_whose_pod_is_deleted_is_delivered() {
+    let _turn = turn();
+    let Some(target) = steady() else { return };
+    let mut server = Serving::start("60");
+    let bridge = server.open("deleted", &target, Some(60_000));
+    bridge.wait_for_line(|line| matches!(line, Progress::Tick { .. }));
+    let pid = nix::unistd::Pid::from_raw(server.child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let told = Instant::now();
+    let captured = check(&finish(bridge, Vec::new(), &mut server));
+    assert_eq!(captured.manifest.end_reason, EndReason::Terminated);
+    assert!(captured.samples > 0);
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
     assert!(process_is_well(&target));
 }
 
