@@ -152,7 +152,8 @@ async fn inside(
 async fn inspect(profiler: &Profiler) -> Result<Inspection, ClusterError> {
     let doing = || "look around in the pod".to_owned();
     let failed = |why: String| ClusterError::Command { doing: doing(), why };
-    let command = [profiler.program.to_owned(), "inspect".to_owned()];
+    let of_container = profiler.target.container_id.iter().flat_map(|id| ["--container", id.as_str()]);
+    let command: Vec<_> = [profiler.program, "inspect"].into_iter().chain(of_container).map(str::to_owned).collect();
     let output = exec::run(&profiler.place, &command, &[], INSPECT).await?;
     if output.code != 0 {
         return Err(failed(format!(

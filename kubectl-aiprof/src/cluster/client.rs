@@ -204,6 +204,7 @@ pub(crate) mod tests {
             pod: "vllm-0".to_owned(),
             uid: "u1".to_owned(),
             container: "server".to_owned(),
+            container_id: Some("0a1b".to_owned()),
             image: "vllm:2".to_owned(),
             restarts: 0,
             node: None,

@@ -106,6 +106,8 @@ pub struct PodTarget {
     pub uid: String,
     /// The container.
     pub container: String,
+    /// The runtime's id of it, without the runtime's name.
+    pub container_id: Option<String>,
     /// Its image.
     pub image: String,
     /// How often it had been restarted.
@@ -234,6 +236,7 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
         pod: pod_name,
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         container: chosen.name.clone(),
+        container_id: found.and_then(|status| container_id(status.container_id.as_deref()?)),
         image: chosen.image.clone().unwrap_or_default(),
         restarts: found.map_or(0, |status| status.restart_count),
         node: spec.and_then(|spec| spec.node_name.clone()),
@@ -275,6 +278,11 @@ pub fn why_not_running(status: Option<&ContainerStatus>) -> Option<String> {
         }
         ContainerState { .. } => Some("it has not been started yet".to_owned()),
     }
+}
+
+/// `ID` of `containerd://ID`.
+fn container_id(text: &str) -> Option<String> {
+    text.split_once("://").map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty())
 }
 
 fn choose_container<'a>(pod: &'a Pod, container: Option<&str>) -> Result<&'a Container, TargetError> {

@@ -222,6 +222,7 @@ fn request(props: &RecordProps, started: Option<u32>) -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids,
+        container_id: None,
         processes,
         duration_ms: props.duration.map(|duration| duration.as_millis() as u64),
         frequency_hz: props.frequency_hz,
@@ -346,6 +347,7 @@ pub(crate) mod tests {
             request: Request {
                 protocol: PROTOCOL_VERSION,
                 pids: vec![42],
+                container_id: None,
                 processes: vec![],
                 duration_ms: Some(1_000),
                 frequency_hz: 100,

@@ -282,6 +282,83 @@ fn a_capture_whose_pod_is_deleted_is_delivered() {
     assert!(process_is_well(&target));
 }
 
+/// A control group that is named as a container's; removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// With this process in it; none where no group can be made.
+    fn of(id: &str, target: &Target) -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut groups = mounts.lines().filter(|line| line.contains(" cgroup")).filter_map(|line| {
+            let mount = line.split_whitespace().nth(1)?;
+            let folder = Path::new(mount).join(format!("cri-containerd-{id}.scope"));
+            std::fs::create_dir(&folder).ok()?;
+            let group = Self(folder);
+            std::fs::write(group.0.join("cgroup.procs"), target.pid().to_string()).ok()?;
+            Some(group)
+        });
+        groups.next()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It can be removed once its processes are back where they were.
+        let parent = self.0.with_file_name("cgroup.procs");
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write(&parent, pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn of_several_containers_only_the_targets_processes_are_recorded_and_listed() {
+    let _turn = turn();
+    let (Some(target), Some(other)) = (steady(), steady()) else { return };
+    let (id, other_id) = ("a1".repeat(32), "b2".repeat(32));
+    let (Some(_group), Some(_other_group)) = (Group::of(&id, &target), Group::of(&other_id, &other)) else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "in CI this must be tested");
+        eprintln!("left out: no control group can be made here");
+        return;
+    };
+    let seen = Command::new(PROFILER).args(["inspect", "--container", &id]).output().unwrap();
+    let inspection: aiprof_capture::inspect::Inspection = serde_json::from_slice(&seen.stdout).unwrap();
+    assert_eq!(inspection.processes.iter().map(|each| each.pid).collect::<Vec<_>>(), [target.pid()]);
+
+    let of_container = |pids, duration_ms| Request {
+        pids,
+        container_id: Some(id.clone()),
+        duration_ms: Some(duration_ms),
+        frequency_hz: 199,
+        ..request()
+    };
+    let mut server = Serving::start("60");
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, Some(of_container(vec![], 1_000)))).stay_alive();
+    let captured = check(&finish(bridge, Vec::new(), &mut server));
+    assert_eq!(captured.manifest.processes.iter().map(|each| each.pid).collect::<Vec<_>>(), [target.pid()]);
+
+    // Whoever names a process of another container gets it, and is told.
+    let mut server = Serving::start("60");
+    let request = of_container(vec![other.pid()], 500);
+    let bridge = Bridge::start(&server.socket, &attach("two", 0, Some(request))).stay_alive();
+    bridge.wait_for_line(
+        |line| matches!(line, Progress::Note { message } if message.contains("not of the target's container")),
+    );
+    let captured = check(&finish(bridge, Vec::new(), &mut server));
+    assert_eq!(captured.manifest.processes.iter().map(|each| each.pid).collect::<Vec<_>>(), [other.pid()]);
+
+    let server = Serving::start("60");
+    let request = Request { container_id: Some("c3".repeat(32)), ..of_container(vec![], 500) };
+    let (status, _, lines) = Bridge::start(&server.socket, &attach("three", 0, Some(request))).end();
+    assert_eq!(status, Some(1));
+    assert!(
+        matches!(lines.as_slice(), [Progress::Error { message, .. }]
+        if message == "no process that runs CPython can be seen in the target's container"),
+        "{lines:?}"
+    );
+}
+
 #[test]
 fn inspect_lists_a_python_with_its_version() {
     let _turn = turn();

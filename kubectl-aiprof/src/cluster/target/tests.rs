@@ -17,7 +17,7 @@ fn running(name: &str) -> Value {
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [
                 {"name": "proxy", "restartCount": 0, "state": {"running": {}}},
-                {"name": "server", "restartCount": 4, "state": {"running": {}}},
+                {"name": "server", "restartCount": 4, "state": {"running": {}}, "containerID": "containerd://0a1b"},
             ],
         },
     })
@@ -46,7 +46,9 @@ fn the_first_container_is_taken_unless_one_is_named() {
     let target = extract(&pod(value.clone()), None).unwrap();
     assert_eq!((target.container.as_str(), target.image.as_str(), target.restarts), ("server", "vllm:2", 4));
     assert!(target.passed_over.is_empty());
-    assert_eq!(extract(&pod(value.clone()), Some("proxy")).unwrap().container, "proxy");
+    assert_eq!(target.container_id.as_deref(), Some("0a1b"));
+    let proxy = extract(&pod(value.clone()), Some("proxy")).unwrap();
+    assert_eq!((proxy.container.as_str(), proxy.container_id), ("proxy", None));
     let error = extract(&pod(value), Some("x")).unwrap_err();
     assert_eq!(error.to_string(), "pod vllm-0 has no container x: it has proxy, server");
 }

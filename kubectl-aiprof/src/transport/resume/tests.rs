@@ -12,6 +12,7 @@ fn request() -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids: vec![],
+        container_id: None,
         processes: vec![],
         duration_ms: Some(1_000),
         frequency_hz: 99,

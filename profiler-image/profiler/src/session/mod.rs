@@ -146,11 +146,14 @@ impl Session {
         }
         enough_memory()?;
         let chosen = targets::choose(request)?;
+        if let Some(said) = &chosen.said {
+            output.progress(said);
+        }
         let settings = programs::settings(targets::own_pid_namespace()?)?;
         let mut programs = Programs::load(&settings)?;
         let (stacks, threads) = programs.rings()?;
         let mut processes = Processes::new(request);
-        for pid in chosen {
+        for pid in chosen.pids {
             programs.add_target(pid)?;
             processes.choose(pid, &mut programs, output);
         }

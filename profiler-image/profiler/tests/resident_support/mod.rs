@@ -31,6 +31,7 @@ pub(crate) fn request() -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids: Vec::new(),
+        container_id: None,
         processes: Vec::new(),
         duration_ms: None,
         frequency_hz: 99,
