@@ -25,6 +25,8 @@ pub const NODE: &str = "standin-node";
 const OWNER: &str = "aiprof.e2e.owner";
 /// Label of every container of a pod, also of those that were started anew; its value is the pod's uid.
 const POD: &str = "aiprof.e2e.pod";
+/// Seconds that a container has to end where no pod says so.
+const GRACE_S: u64 = 1;
 /// First back-off before a container is started again; the next ones are twice as long each.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -148,7 +150,7 @@ impl Node {
                 Ok(started) => {
                     self.remember(uid, &name, &podman_name);
                     if self.living(key, uid).is_none() {
-                        let _ = podman::remove(&[podman_name]).await;
+                        let _ = podman::remove(&[podman_name], GRACE_S).await;
                         return;
                     }
                     let running = State::running(&started.id, &begun_at);
@@ -267,16 +269,16 @@ impl Node {
             return;
         };
         let uid = text(&pod["metadata"]["uid"]);
-        self.stop(&uid).await;
+        self.stop(&uid, pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_S)).await;
         self.store.delete(key);
         // What was being started meanwhile.
-        self.stop(&uid).await;
+        self.stop(&uid, GRACE_S).await;
         crate::cgroup::remove(&uid);
     }
 
-    async fn stop(&self, uid: &str) {
+    async fn stop(&self, uid: &str, grace_s: u64) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != uid);
-        if let Err(why) = remove_labelled(&format!("{POD}={uid}")).await {
+        if let Err(why) = remove_labelled(&format!("{POD}={uid}"), grace_s).await {
             eprintln!("standin: {why:#}");
         }
     }
@@ -295,7 +297,7 @@ impl Node {
         for pod in &pods {
             self.store.delete(&key_of(pod));
         }
-        let _ = remove_labelled(&format!("{OWNER}={}", std::process::id())).await;
+        let _ = remove_labelled(&format!("{OWNER}={}", std::process::id()), GRACE_S).await;
         for pod in pods {
             crate::cgroup::remove(&text(&pod["metadata"]["uid"]));
         }
@@ -331,10 +333,10 @@ impl Node {
     }
 }
 
-async fn remove_labelled(label: &str) -> Result<()> {
+async fn remove_labelled(label: &str, grace_s: u64) -> Result<()> {
     let output = podman::run(&["ps", "--all", "--quiet", "--filter", &format!("label={label}")]).await?;
     let ids: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    podman::remove(&ids).await
+    podman::remove(&ids, grace_s).await
 }
 
 async fn remove_orphans() -> Result<()> {
@@ -345,7 +347,7 @@ async fn remove_orphans() -> Result<()> {
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(_, owner)| !PathBuf::from(format!("/proc/{owner}")).exists());
-    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()).await?;
+    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), GRACE_S).await?;
     crate::cgroup::remove_orphans();
     Ok(())
 }

@@ -107,7 +107,9 @@ impl Namespace {
     /// A pod of this metadata and spec, not waited for.
     pub fn begin_pod(&self, metadata: &Value, spec: &Value) {
         let mut spec = spec.clone();
-        spec["terminationGracePeriodSeconds"] = json!(1);
+        if spec["terminationGracePeriodSeconds"].is_null() {
+            spec["terminationGracePeriodSeconds"] = json!(1);
+        }
         self.create(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
     }
 
