@@ -206,6 +206,7 @@ pub(crate) mod tests {
             container: "server".to_owned(),
             container_id: Some("0a1b".to_owned()),
             image: "vllm:2".to_owned(),
+            storage_bytes: None,
             restarts: 0,
             node: None,
             passed_over: vec![],

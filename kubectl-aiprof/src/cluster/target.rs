@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Node, Pod};
 use thiserror::Error;
 
+use super::storage;
+
 /// Says which container kubectl takes when nobody names one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Says what a node runs.
@@ -110,6 +112,8 @@ pub struct PodTarget {
     pub container_id: Option<String>,
     /// Its image.
     pub image: String,
+    /// Bytes of ephemeral storage that the pod may use; none without a limit.
+    pub storage_bytes: Option<u64>,
     /// How often it had been restarted.
     pub restarts: i32,
     /// The node it runs on.
@@ -238,6 +242,7 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
         container: chosen.name.clone(),
         container_id: found.and_then(|status| container_id(status.container_id.as_deref()?)),
         image: chosen.image.clone().unwrap_or_default(),
+        storage_bytes: storage::limit_bytes(pod),
         restarts: found.map_or(0, |status| status.restart_count),
         node: spec.and_then(|spec| spec.node_name.clone()),
         passed_over: others.map(|other| other.name.clone()).filter(|other| !named && *other != chosen.name).collect(),

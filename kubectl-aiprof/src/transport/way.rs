@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use aiprof_capture::attach::SOCKET;
 use kube::api::AttachedProcess;
 use tokio::time::sleep;
 
@@ -9,7 +10,7 @@ use super::resume::{Break, Look};
 use crate::cluster::{
     ClusterError, PodTarget, Profiler,
     alive::{Gone, why_gone},
-    container::{SOCKET, says_no_program},
+    container::says_no_program,
     exec::{self, Place, SessionEnd, Streams},
     pick,
 };

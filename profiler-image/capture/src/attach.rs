@@ -18,6 +18,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::request::Request;
 
+macro_rules! in_folder {
+    ($name:literal) => {
+        concat!("/tmp/.aiprof", $name)
+    };
+}
+
+/// Folder of what an uploaded profiler and its server need in a pod.
+pub const FOLDER: &str = in_folder!("");
+/// Where an uploaded profiler lies.
+pub const UPLOADED: &str = in_folder!("/profiler");
+/// Where a server listens.
+pub const SOCKET: &str = in_folder!("/socket");
+
 /// First line of an attached session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {

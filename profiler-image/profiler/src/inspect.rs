@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aiprof_capture::inspect::{Inspection, SeenProcess};
+use aiprof_capture::{
+    attach::FOLDER,
+    inspect::{Inspection, SeenProcess},
+};
 use nix::sys::utsname::uname;
 use procfs::{ProcError, process::Process};
 
@@ -36,8 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LOOKERS: usize = 4;
 /// Processes that are listed.
 const MAX_PROCESSES: usize = 10_000;
-/// What the target's container runs while the profiler is on its way.
-const OWN_FOLDER: &str = "/tmp/.aiprof/";
 
 /// Files of code that a process maps, by device and inode.
 type Code = Vec<(u64, u64)>;
@@ -104,7 +105,8 @@ fn processes(container_id: Option<&str>, until: Instant) -> Vec<SeenProcess> {
     let parent = process::parent(std::process::id());
     let is_other = |each: &Listed| {
         each.pid != parent
-            && !each.command_line.contains(OWN_FOLDER)
+            // A shell that waits for the profiler, or brings it.
+            && !each.command_line.contains(FOLDER)
             && (own.is_none() || executable(&each.pid.to_string()) != own)
     };
     let mut listed: Vec<Listed> = process::list();

@@ -8,6 +8,7 @@ mod resident_support;
 
 use std::{
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -534,6 +535,19 @@ fn the_program_ends_by_its_lease_and_by_sigterm_and_leaves_no_socket() {
     let server = serve(&socket, "1");
     assert!(server.wait_with_output().unwrap().status.success());
     assert!(!socket.exists());
+}
+
+#[test]
+fn folders_that_are_missing_are_made_for_this_user_only() {
+    let folder = tempfile::tempdir().unwrap();
+    // An image of the profiler alone has no /tmp.
+    let socket = folder.path().join("tmp/.aiprof/socket");
+    let server = Server::bind(&options(&socket), made_up).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o700, 0o600));
+    let stopper = server.stopper();
+    stopper.stop();
+    assert_eq!(server.run().unwrap(), Ended::Asked);
 }
 
 #[test]
