@@ -209,6 +209,7 @@ pub(crate) mod tests {
             storage_bytes: None,
             restarts: 0,
             node: None,
+            platform: None,
             passed_over: vec![],
         }
     }

@@ -18,13 +18,15 @@ fn check_tells_dimension_by_dimension_what_works() {
     let mut lines = text.lines();
     assert!(lines.next().is_some_and(|line| line.starts_with("CHECK ")), "{text}");
     let first: Vec<&str> = lines.clone().filter_map(|line| line.split_whitespace().next()).collect();
-    let expected = ["rights", "pod", "admission", "memory", "python", "cpu", "syscalls", "cuda-api", "cuda-kernels"];
+    let expected =
+        ["rights", "pod", "node", "admission", "memory", "python", "cpu", "syscalls", "cuda-api", "cuda-kernels"];
     assert_eq!(first, expected, "{text}");
     let report: Value = serde_json::from_str(&namespace.answer(&["check", "x", "-o", "json"])).expect("JSON");
-    for check in &expected[..6] {
+    for check in &expected[..7] {
         assert_eq!(row(&report, check)["verdict"], "works", "{report:#}");
     }
     assert!(row(&report, "python")["because"].as_str().is_some_and(|text| text.contains("CPython 3.")), "{report:#}");
+    assert_eq!(row(&report, "node")["because"], "linux/amd64", "{report:#}");
     assert_eq!((&report["pod"], &report["container"]), (&json!("x"), &json!("app")));
     assert_eq!(report["inspection"]["architecture"], std::env::consts::ARCH);
     assert_eq!(namespace.profilers("x").len(), 1);
@@ -43,6 +45,21 @@ fn check_tells_why_a_pod_without_python_is_none() {
     assert_eq!(python["because"], "no process in this container runs CPython");
     let text = namespace.refusal(&["record", "x", "-d", "1s"]);
     assert!(text.contains("Python"), "{text}");
+}
+
+#[test]
+fn check_tells_why_a_pod_is_no_target() {
+    let namespace = Namespace::new();
+    let mut app = namespace.python("app", BUSY);
+    app["image"] = json!("localhost/nowhere:1");
+    namespace.begin_pod(&json!({"name": "x"}), &json!({"containers": [app]}));
+    let output = namespace.aiprof(&["check", "x", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+    let pod = row(&report, "pod");
+    assert_eq!((&pod["verdict"], &row(&report, "rights")["verdict"]), (&json!("refused"), &json!("works")));
+    assert!(pod["because"].as_str().is_some_and(|text| text.starts_with("pod x is Pending")), "{pod}");
+    assert_eq!(row(&report, "python")["because"], "the pod is no target");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener, time::Instant};
 use aiprof_e2e::{Faults, Waiting};
 use serde_json::{Value, json};
 
-use crate::harness::{BUSY, Namespace, left_out, plugin::sentence, stderr, wait_for};
+use crate::harness::{BUSY, Namespace, left_out, plugin::sentence, stderr, stdout, wait_for};
 
 const RECORD: [&str; 4] = ["record", "x", "-d", "1s"];
 
@@ -139,17 +139,29 @@ fn a_cluster_without_ephemeral_containers() {
 }
 
 #[test]
-fn a_node_of_another_system() {
+fn a_node_of_another_kind() {
     let namespace = Namespace::new();
     let Some(stand_in) = namespace.cluster.stand_in() else {
         return left_out("a real cluster may have no such node");
     };
     namespace.python_pod("x", BUSY);
-    let node = format!("{}-windows", namespace.name);
-    stand_in.script("nodes", "", &node, &json!({"metadata": {"labels": {"kubernetes.io/os": "windows"}}}));
-    stand_in.script("pods", &namespace.name, "x", &json!({"spec": {"nodeName": node}}));
-    for command in ["check", "ps"] {
-        assert_eq!(namespace.refusal(&[command, "x"]), "pod x runs on windows: only Linux can be profiled");
+    for (label, value, text) in [
+        ("os", "windows", "pod x runs on windows: only Linux can be profiled"),
+        ("arch", "arm64", "pod x runs on a node of architecture arm64: only amd64 can be profiled"),
+    ] {
+        let node = format!("{}-{value}", namespace.name);
+        stand_in.script(
+            "nodes",
+            "",
+            &node,
+            &json!({"metadata": {"labels": {format!("kubernetes.io/{label}"): value}}}),
+        );
+        stand_in.script("pods", &namespace.name, "x", &json!({"spec": {"nodeName": node}}));
+        assert_eq!(namespace.refusal(&RECORD), text);
+        assert_eq!(namespace.refusal(&["ps", "x"]), text);
+        let output = namespace.aiprof(&["check", "x"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stdout(&output).contains(text), "{}", stdout(&output));
     }
     assert!(namespace.profilers("x").is_empty());
 }

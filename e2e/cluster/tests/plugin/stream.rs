@@ -63,3 +63,19 @@ fn a_pod_without_memory_to_spare_is_refused_with_the_reason() {
     assert!(text.contains("raise"), "{text}");
     assert_eq!(namespace.restarts("x", "app"), 0);
 }
+
+#[test]
+fn a_pod_without_disk_to_spare_is_refused_with_the_reason() {
+    let namespace = Namespace::new();
+    let mut app = namespace.python("app", BUSY);
+    app["resources"] = json!({"limits": {"ephemeral-storage": "8Mi"}});
+    namespace.pod("x", &json!({"containers": [app]}));
+    let text = namespace.refusal(&["record", "x", "-d", "1s"]);
+    assert!(text.contains("of the 8 MiB of ephemeral storage that the pod may use it would take "), "{text}");
+    assert!(namespace.profilers("x").is_empty(), "nothing is added to the pod");
+    // With an image of the profiler nothing is written.
+    if let Some(image) = namespace.cluster.profiler_image() {
+        namespace.record(&["x", "-d", "1s", "--image", image]).assert_complete();
+        namespace.assert_unharmed("x", "app");
+    }
+}
