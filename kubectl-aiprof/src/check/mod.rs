@@ -88,12 +88,21 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
         report.checks.extend(verdict::not_tried("the pod may not be read"));
         return Ok(report);
     }
-    let (pod, target) = pick::pick(&cluster, props).await?;
+    let (pod, target) = match pick::pick(&cluster, props).await {
+        Ok(picked) => picked,
+        Err(ClusterError::Target(error)) => {
+            report.checks.push(Row::refused("pod", &error.to_string(), ""));
+            report.checks.extend(verdict::not_tried("the pod is no target"));
+            return Ok(report);
+        }
+        Err(other) => return Err(other),
+    };
     eprintln!("{}", chosen(&target));
     report.pod.clone_from(&target.pod);
     report.container.clone_from(&target.container);
     report.node.clone_from(&target.node);
     report.checks.push(Row::works("pod", &format!("Running, image {}", printable(&target.image))));
+    report.checks.push(Row::works("node", target.platform.as_deref().unwrap_or("not known: it may not be read")));
     let admitted = admission(&cluster, props, &target).await?;
     let may_go_on = admitted.verdict == verdict::Verdict::Works && refused.is_empty();
     report.checks.push(admitted);

@@ -126,7 +126,8 @@ fn why_no_config(error: &KubeconfigError, props: &ClusterProps) -> String {
                 props.context.as_deref().unwrap_or_default()
             )
         }
-        other => format!("the kubeconfig cannot be used: {}", chain(other)),
+        // What cannot be parsed is shown on the lines below the first.
+        other => format!("the kubeconfig cannot be used: {}", chain(other).lines().next().unwrap_or_default()),
     }
 }
 
@@ -208,6 +209,7 @@ pub(crate) mod tests {
             storage_bytes: None,
             restarts: 0,
             node: None,
+            platform: None,
             passed_over: vec![],
         }
     }

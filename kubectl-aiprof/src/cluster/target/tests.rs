@@ -98,7 +98,11 @@ fn a_ready_pod_is_chosen_or_all_are_named() {
 #[test]
 fn only_a_node_that_says_so_runs_something_else() {
     let node = |labels: Value| serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
-    assert_eq!(other_os(&node(json!({OS_LABEL: "windows"}))), Some("windows".to_owned()));
-    assert_eq!(other_os(&node(json!({OS_LABEL: "linux"}))), None);
-    assert_eq!(other_os(&node(json!({}))), None);
+    let platform = |labels: Value| platform(&node(labels), "a").map_err(|error| error.to_string());
+    assert_eq!(platform(json!({})).as_deref(), Ok("linux/amd64"));
+    assert_eq!(platform(json!({OS_LABEL: "linux", ARCH_LABEL: "amd64"})).as_deref(), Ok("linux/amd64"));
+    let windows = platform(json!({OS_LABEL: "windows"})).unwrap_err();
+    assert_eq!(windows, "pod a runs on windows: only Linux can be profiled");
+    let arm = platform(json!({OS_LABEL: "linux", ARCH_LABEL: "arm64"})).unwrap_err();
+    assert_eq!(arm, "pod a runs on a node of architecture arm64: only amd64 can be profiled");
 }
