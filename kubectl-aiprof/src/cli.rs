@@ -57,7 +57,7 @@ enum Command {
 struct RecordArgs {
     #[command(flatten)]
     pod: PodArgs,
-    /// Record processes of this machine, not of a pod.
+    /// Record processes of this machine (Linux only), not of a pod.
     #[arg(long)]
     local: bool,
     /// Record the process with this id; may be given more than once.
