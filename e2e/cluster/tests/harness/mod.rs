@@ -33,16 +33,18 @@ use tokio::runtime::Runtime;
 
 pub use self::namespace::Namespace;
 
-/// A program that keeps one thread busy and says when it is up.
+/// A program whose one thread is busy about half of the time, so that many of them fit on a small machine, and that says when it is up.
 pub const BUSY: &str = "
+import time
 def spin():
     total = 0
-    for number in range(20000):
+    for number in range(200000):
         total += number
     return total
 print('up', flush=True)
 while True:
     spin()
+    time.sleep(.01)
 ";
 
 /// The cluster that the tests of this process use.

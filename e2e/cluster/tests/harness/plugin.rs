@@ -240,7 +240,8 @@ impl Recording {
         }
         let report = self.report();
         assert_eq!(report["quality"]["complete"], true, "{}", report["quality"]);
-        assert!(report["samples"].as_u64() > Some(0), "no samples");
+        let time = &report["processes"][0]["time"];
+        assert!(report["samples"].as_u64() > Some(0), "no samples: {time:#} {:#}", manifest["streams"]);
         assert_eq!(report["samples"], manifest["streams"]["samples"]["records"], "{}", manifest["streams"]);
     }
 

@@ -20,7 +20,7 @@ fn what_is_not_there() {
         let text = namespace.refusal(&["ps", target]);
         assert!(text.contains(&format!("cannot read {target}: {resource} \"web\" not found")), "{text}");
     }
-    let text = namespace.refusal(&["check", "-l", "app=web"]);
+    let text = namespace.refusal(&["ps", "-l", "app=web"]);
     assert!(text.starts_with("-l app=web has no pods in namespace "), "{text}");
     namespace.python_pod("x", BUSY);
     let text = namespace.refusal(&["record", "x", "-c", "nope", "-d", "1s"]);
