@@ -4,7 +4,7 @@
 //! - [`check`]: what would work in a pod, and the processes in it.
 //! - [`cli`]: the command line, and nothing but; turned into the plain `…Props` that the commands take.
 //! - [`cluster`]: a profiler in a pod, from what the user named to a container that can be spoken to.
-//! - [`format`]: the forms of an answer; [`strings`] and `table`: what the commands share to write one.
+//! - [`mod@format`]: the forms of an answer; [`strings`] and `table`: what the commands share to write one.
 //! - [`local`]: processes of this machine; [`platform`]: what else differs between systems.
 //! - [`record`]: a capture, from the request to the archive.
 //! - [`transport`]: bytes to and from a profiler; a child process or sessions into a pod.

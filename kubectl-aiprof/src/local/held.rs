@@ -1,7 +1,7 @@
 //! A program that is started but held at its door: its process exists and its id is known before its first instruction runs, so a
 //! capture can begin before it does.
 //!
-//! The process is this binary again, called with [`HELD_ARGUMENT`]: it waits for one byte on a socket, then becomes the program.
+//! The process is this binary again, called with `__held`: it waits for one byte on a socket, then becomes the program.
 //! A socket that closes without the byte ends it, so nothing stays behind if the plugin dies; one that closes after it says that the
 //! program runs; an error number on it says why it does not.
 

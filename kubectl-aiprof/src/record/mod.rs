@@ -213,6 +213,7 @@ fn request(props: &RecordProps, started: Option<u32>) -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids,
+        container_id: None,
         processes,
         duration_ms: props.duration.map(|duration| duration.as_millis() as u64),
         frequency_hz: props.frequency_hz,
@@ -246,7 +247,7 @@ fn keep(
     };
     archive::write(path, &manifest, spool.file())?;
     if let Err(error) = platform::give_to_sudo_user(path) {
-        display.say(&format!("warning: {} stays root's: {error}", path.display()));
+        display.warn(&format!("{} stays root's: {error}", path.display()));
     }
     let bytes = path.metadata().map_or(0, |metadata| metadata.len());
     display.clear();
@@ -265,7 +266,7 @@ fn keep(
 /// Says on standard error that something is missing: always, since the exit code says so too.
 fn tell(display: &Display, sentence: &str) {
     match display {
-        Display::Json => display.say(sentence),
+        Display::Json => display.warn(sentence),
         _ => eprintln!("warning: {sentence}"),
     }
 }
@@ -337,6 +338,7 @@ pub(crate) mod tests {
             request: Request {
                 protocol: PROTOCOL_VERSION,
                 pids: vec![42],
+                container_id: None,
                 processes: vec![],
                 duration_ms: Some(1_000),
                 frequency_hz: 100,

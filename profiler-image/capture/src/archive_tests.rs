@@ -17,6 +17,7 @@ fn manifest() -> Manifest {
         request: Request {
             protocol: PROTOCOL_VERSION,
             pids: vec![4242],
+            container_id: None,
             processes: vec![],
             duration_ms: Some(10_000),
             frequency_hz: 99,

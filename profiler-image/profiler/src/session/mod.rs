@@ -43,6 +43,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(40);
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
 /// Records younger than this at a drain wait for the next one: another CPU may still be writing an older one.
 const SETTLE_NS: u64 = 10_000_000;
+/// Nothing that is written waits longer for a block to become full: with the target's first process the profiler is killed, too, and
+/// what has left is kept.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why there is no capture.
 #[derive(Debug, Error)]
 #[error("{message}")]
@@ -95,6 +99,8 @@ struct Session {
     processes: Processes,
     timeline: Timeline,
     writer: TraceWriter,
+    /// When the last block of the trace left.
+    left_at: Instant,
     /// Joined but not yet settled, see [`SETTLE_NS`].
     pending: Vec<Input>,
     events: Vec<Event>,
@@ -140,11 +146,14 @@ impl Session {
         }
         enough_memory()?;
         let chosen = targets::choose(request)?;
+        if let Some(said) = &chosen.said {
+            output.progress(said);
+        }
         let settings = programs::settings(targets::own_pid_namespace()?)?;
         let mut programs = Programs::load(&settings)?;
         let (stacks, threads) = programs.rings()?;
         let mut processes = Processes::new(request);
-        for pid in chosen {
+        for pid in chosen.pids {
             programs.add_target(pid)?;
             processes.choose(pid, &mut programs, output);
         }
@@ -155,6 +164,7 @@ impl Session {
             processes,
             timeline: Timeline::default(),
             writer: TraceWriter::new(request.frequency_hz),
+            left_at: Instant::now(),
             pending: Vec::new(),
             events: Vec::new(),
             names: Threads::default(),
@@ -219,9 +229,12 @@ impl Session {
         }
     }
 
-    fn tick(&mut self, output: &Output) {
+    fn tick(&mut self, output: &mut Output) {
         let since_ms = self.opened_at.elapsed().as_millis() as u64;
         self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
+        if self.left_at.elapsed() + TICK_INTERVAL > FLUSH_INTERVAL {
+            self.flush(output);
+        }
         let counters = self.programs.counters().unwrap_or_default();
         output.progress(&Progress::Tick {
             elapsed_ms: since_ms,
@@ -273,8 +286,19 @@ impl Session {
             self.writer.push(&event);
             while let Some(block) = self.writer.take_ready() {
                 output.frame(FrameKind::Trace, &block);
+                self.left_at = Instant::now();
             }
         }
+    }
+
+    /// Writes all there is, full block or not.
+    fn flush(&mut self, output: &mut Output) {
+        self.write(output);
+        let block = self.writer.flush();
+        if !block.is_empty() {
+            output.frame(FrameKind::Trace, &block);
+        }
+        self.left_at = Instant::now();
     }
 
     /// Closes the window and writes what is left.
@@ -290,8 +314,7 @@ impl Session {
         self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
         self.timeline.close(closed.boottime_ns, &mut self.events);
         self.events.push(Event::Clock(closed));
-        self.write(output);
-        output.frame(FrameKind::Trace, &self.writer.flush());
+        self.flush(output);
         Ok(manifest::make(self, request, reason, closed, &counters))
     }
 }
