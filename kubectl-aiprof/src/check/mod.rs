@@ -78,7 +78,7 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
     let cluster = Cluster::find(props).await?;
     let mut report = Report { namespace: cluster.namespace.clone(), ..Report::default() };
     let needed = access::needed(&props.target);
-    let answers = access::review(&cluster, &needed).await?;
+    let answers = access::review(&cluster, &props.target, &needed).await?;
     let refused = access::refused(&needed, &answers);
     if !refused.is_empty() {
         report.role = Some(access::role_yaml(&cluster.namespace, &refused));
