@@ -27,7 +27,7 @@ use crate::{
         container, exec, pick,
         start::{self, chosen},
     },
-    format::OutputFormat,
+    format::{OutputFormat, json},
     strings::printable,
 };
 
@@ -63,7 +63,7 @@ pub fn run(props: &CheckProps) -> Result<u8, CheckError> {
     let report = runtime()?.block_on(check(&props.cluster))?;
     let text = match props.format {
         OutputFormat::Text => report.text(),
-        OutputFormat::Json => report.json(),
+        OutputFormat::Json => json(&report),
     };
     // Nobody may read it; the exit code says it too.
     let _ = io::stdout().write_all(text.as_bytes());
