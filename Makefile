@@ -25,7 +25,7 @@ setup-build:
 	@scripts/setup/bpf-linker.sh
 
 setup-test: setup-build
-	@scripts/setup/debian.sh chromium npm:npm unshare:util-linux setpriv:util-linux
+	@scripts/setup/debian.sh chromium npm:npm unshare:util-linux setpriv:util-linux podman runc
 	@scripts/setup/node.sh
 	@scripts/setup/python.sh
 	@scripts/setup/cargo-deny.sh

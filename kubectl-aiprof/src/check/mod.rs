@@ -27,7 +27,7 @@ use crate::{
         container, exec, pick,
         start::{self, chosen},
     },
-    format::OutputFormat,
+    format::{OutputFormat, json},
     strings::printable,
 };
 
@@ -63,7 +63,7 @@ pub fn run(props: &CheckProps) -> Result<u8, CheckError> {
     let report = runtime()?.block_on(check(&props.cluster))?;
     let text = match props.format {
         OutputFormat::Text => report.text(),
-        OutputFormat::Json => report.json(),
+        OutputFormat::Json => json(&report),
     };
     // Nobody may read it; the exit code says it too.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -78,7 +78,7 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
     let cluster = Cluster::find(props).await?;
     let mut report = Report { namespace: cluster.namespace.clone(), ..Report::default() };
     let needed = access::needed(&props.target);
-    let answers = access::review(&cluster, &needed).await?;
+    let answers = access::review(&cluster, &props.target, &needed).await?;
     let refused = access::refused(&needed, &answers);
     if !refused.is_empty() {
         report.role = Some(access::role_yaml(&cluster.namespace, &refused));

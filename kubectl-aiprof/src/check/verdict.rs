@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::{EXIT_FAILED, EXIT_PARTIAL, cluster::access::Answer, strings::printable};
 
-/// Below this the profiler's buffers and what the target itself needs next come too close.
-const LITTLE_MEMORY_BYTES: u64 = 64 << 20;
+/// With less to spare in the pod no profiler begins.
+const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 /// `kernel.yama.ptrace_scope` at which nobody may read another process.
 const YAMA_NONE: u32 = 3;
 
@@ -175,9 +175,8 @@ fn python(inspection: &Inspection) -> Row {
 fn memory(headroom_bytes: Option<u64>) -> Row {
     match headroom_bytes {
         None => Row::works("memory", "the pod has no limit"),
-        Some(bytes) if bytes < LITTLE_MEMORY_BYTES => Row::new(
+        Some(bytes) if bytes < LEAST_MEMORY_BYTES => Row::refused(
             "memory",
-            Verdict::Degraded,
             &format!("only {} MiB are left of the pod's limit", bytes >> 20),
             "raise the pod's memory limit",
         ),
@@ -274,7 +273,7 @@ mod tests {
     fn little_memory_is_told() {
         let inspection = Inspection { memory_headroom_bytes: Some(10 << 20), ..seen() };
         let memory = row(&inspection, "memory");
-        assert_eq!(memory.verdict, Verdict::Degraded);
+        assert_eq!(memory.verdict, Verdict::Refused);
         assert_eq!(memory.because, "only 10 MiB are left of the pod's limit");
     }
 

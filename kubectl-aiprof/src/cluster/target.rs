@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Nod
 use thiserror::Error;
 
 use super::storage;
+use crate::strings::printable;
 
 /// Says which container kubectl takes when nobody names one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -149,7 +150,7 @@ pub enum TargetError {
         states: String,
     },
     /// The pod does not run.
-    #[error("pod {pod} is {phase}{why}, not Running: nothing in it can be profiled")]
+    #[error("pod {pod} is {phase}{why}, not Running: nothing in it can be profiled; see `kubectl describe pod`")]
     NotRunning {
         /// The pod.
         pod: String,
@@ -268,7 +269,7 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
 #[must_use]
 pub fn why_phase(pod: &Pod) -> String {
     let words = pod.status.as_ref().and_then(|status| status.message.as_ref().or(status.reason.as_ref()));
-    words.map(|words| format!(" ({words})")).unwrap_or_default()
+    words.map(|words| format!(" ({})", printable(words))).unwrap_or_default()
 }
 
 /// System and architecture of the node of a pod, such as `linux/amd64`; what the node does not say is taken for right.
@@ -302,7 +303,7 @@ pub fn why_not_running(status: Option<&ContainerStatus>) -> Option<String> {
         ContainerState { waiting: Some(waiting), .. } => {
             let reason = waiting.reason.as_deref().unwrap_or("Waiting");
             Some(match waiting.message.as_deref() {
-                Some(message) => format!("{reason}: {message}"),
+                Some(message) => format!("{reason}: {}", printable(message)),
                 None => reason.to_owned(),
             })
         }

@@ -129,15 +129,15 @@ fn words(words: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write as _,
-        process::{Command, Stdio},
-    };
-
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn the_shells_part_takes_exactly_what_was_sent() {
+        use std::{
+            io::Write as _,
+            process::{Command, Stdio},
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in/profiler.new");
         let mut shell = Command::new("sh");

@@ -34,7 +34,9 @@ pub enum LocalError {
     NotLinux,
     /// This binary was built without a profiler.
     #[error(
-        "this build carries no profiler; build it with `make build`, or name one with the variable AIPROF_PROFILER"
+        "this build carries no profiler for {arch}; build it with `make build` (x86_64 only so far), \
+         or name one with the variable AIPROF_PROFILER",
+        arch = std::env::consts::ARCH
     )]
     NoneEmbedded,
     /// The embedded profiler could not be put into memory.

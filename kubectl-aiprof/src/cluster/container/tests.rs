@@ -73,6 +73,7 @@ fn an_image_of_ours_runs_the_profiler_at_once() {
     assert_eq!((security.privileged, security.capabilities), (Some(true), None));
 }
 
+#[cfg(unix)]
 #[test]
 fn the_script_ends_as_the_shells_have_it() {
     let folder = tempfile::tempdir().unwrap();
