@@ -40,7 +40,7 @@ fn an_interrupt_keeps_what_was_recorded_and_ends_the_container() {
     namespace.python_pod("x", BUSY);
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
     live.event("started");
-    (0..4).for_each(|_| drop(live.event("tick")));
+    (0..8).for_each(|_| drop(live.event("tick")));
     live.signal(Signal::INT);
     let recording = live.finish();
     recording.assert_complete();
@@ -53,17 +53,36 @@ fn a_second_interrupt_gives_up_and_ends_the_container() {
     let namespace = Namespace::new();
     namespace.python_pod("x", BUSY);
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
-    live.event("process");
+    live.event("started");
+    (0..8).for_each(|_| drop(live.event("tick")));
     live.signal(Signal::INT);
+    let (said, _) = live.event("note");
+    assert!(said["message"].as_str().is_some_and(|text| text.contains("Ctrl-C again gives it up")), "{said}");
     live.signal(Signal::INT);
     let recording = live.finish();
-    // The window may have opened between the two.
+    // All of it may have arrived before.
     if recording.code == Some(130) {
         assert!(!recording.archive().exists(), "{}", recording.text());
     } else {
         recording.assert_complete();
     }
     namespace.assert_unharmed("x", "app");
+}
+
+#[test]
+fn an_interrupt_before_the_window_opens_leaves_no_archive() {
+    let namespace = Namespace::new();
+    namespace.python_pod("x", BUSY);
+    let mut live = namespace.begin_record(&["x", "-d", "10m"]);
+    live.event("note");
+    live.signal(Signal::INT);
+    let recording = live.finish();
+    assert_eq!(recording.code, Some(130), "{}", recording.text());
+    assert!(!recording.archive().exists());
+    // Whatever was added by then does not stay.
+    let gone = || namespace.profilers("x").is_empty() || namespace.profilers_have_ended("x");
+    wait_long_for("the end of the container", LEASE + MARGIN, gone);
+    assert_eq!(namespace.restarts("x", "app"), 0);
 }
 
 #[test]

@@ -10,6 +10,11 @@ fn ends_on_request() -> String {
     BUSY.replace("while True:", "import os\nwhile not os.path.exists('/tmp/end'):")
 }
 
+/// Asks it to; the command may go down with the container.
+fn end(namespace: &Namespace) {
+    let _ = namespace.kubectl(["exec", "x", "--", "touch", "/tmp/end"]);
+}
+
 /// Begins a long recording and lets some of it arrive.
 fn begin(namespace: &Namespace) -> Live {
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
@@ -54,7 +59,7 @@ fn a_container_that_is_restarted() {
     let namespace = Namespace::new();
     namespace.python_pod("x", &ends_on_request());
     let live = begin(&namespace);
-    namespace.shell("x", "app", "touch /tmp/end");
+    end(&namespace);
     let recording = live.finish();
     let report = recording.assert_torn(&["container app of pod x ", " (Completed, exit code 0) while it was recorded"]);
     assert!(report["functions"]["python_by_self"].as_array().is_some_and(|rows| !rows.is_empty()), "{report}");
@@ -78,7 +83,7 @@ fn a_container_that_ends_for_good() {
     let spec = json!({"containers": [namespace.python("app", &ends_on_request())], "restartPolicy": "Never"});
     namespace.pod("x", &spec);
     let live = begin(&namespace);
-    namespace.shell("x", "app", "touch /tmp/end");
+    end(&namespace);
     live.finish().assert_torn(&["while it was recorded"]);
 }
 
