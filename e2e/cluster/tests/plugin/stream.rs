@@ -29,7 +29,8 @@ fn connections_that_break_at_any_moment_lose_nothing() {
     let namespace = Namespace::new();
     let Some(stand_in) = namespace.cluster.stand_in() else { return left_out(NO_ORDERS) };
     namespace.python_pod("x", BUSY);
-    let mut live = namespace.begin_record(&["x", "-d", "5s"]);
+    // Long enough for three new connections on a busy machine.
+    let mut live = namespace.begin_record(&["x", "-d", "15s"]);
     live.event("started");
     for _ in 0..3 {
         live.event("tick");
