@@ -62,8 +62,10 @@ units: setup-build
 doc-tests: setup-build
 	cargo test --locked --doc
 
+# It looks into crates of all systems, of which a build fetches only its own.
 deny:
 	@scripts/setup/cargo-deny.sh
+	cargo fetch --locked
 	cargo deny --offline --locked check licenses bans sources
 
 e2e: build setup-test
