@@ -15,8 +15,9 @@ use crate::cluster::{
     pick,
 };
 
-/// A kubelet tells the ends of two containers that ended together within so long of each other.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// The ends of two containers that ended together may be told one after the other: how often, and when, to look for the second.
+const FURTHER_LOOKS: usize = 8;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// An open session.
 pub struct Session {
@@ -68,19 +69,24 @@ impl Way for PodWay {
         match self.look_once().await {
             Ok(None) => Look::Alive,
             Ok(Some(Gone::Target(why))) => Look::Gone(why),
-            Ok(Some(Gone::Profiler(why))) => {
-                sleep(SECOND_LOOK).await;
-                match self.look_once().await {
-                    Ok(Some(gone)) => Look::Gone(gone.why()),
-                    _ => Look::Gone(why),
-                }
-            }
+            Ok(Some(Gone::Profiler(why))) => Look::Gone(self.why_target_gone().await.unwrap_or(why)),
             Err(error) => Look::Unknown(error.to_string()),
         }
     }
 }
 
 impl PodWay {
+    /// What has become of the target, once the profiler is known to have ended; none if the target lives on.
+    async fn why_target_gone(&self) -> Option<String> {
+        for _ in 0..FURTHER_LOOKS {
+            sleep(LOOK_AGAIN).await;
+            if let Ok(Some(Gone::Target(why))) = self.look_once().await {
+                return Some(why);
+            }
+        }
+        None
+    }
+
     async fn look_once(&self) -> Result<Option<Gone>, ClusterError> {
         match pick::get_pod(&self.place.cluster, &self.place.pod).await {
             Ok(pod) => Ok(why_gone(&pod, &self.target, &self.place.container)),
