@@ -115,6 +115,8 @@ fn processes(container_id: Option<&str>, until: Instant) -> Vec<SeenProcess> {
     listed.truncate(MAX_PROCESSES);
     listed.retain(is_other);
     let mut seen: Vec<SeenProcess> = listed.iter().filter_map(|each| figures(each).ok()).collect();
+    // One that waits for its parent to take note of its end has no threads, and nothing to record.
+    seen.retain(|each| each.threads > 0);
     // What may well be Python comes first, in case the time is not enough.
     seen.sort_by_key(|each| (!each.title.contains("python"), each.pid));
     look(&mut seen, until);
