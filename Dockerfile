@@ -3,7 +3,10 @@
 #   podman build -t aiprof-profiler .                 builds all of it
 #   scripts/release/image.sh aiprof-profiler:dev      only the last stage, around the binary of `make profiler`
 
-FROM docker.io/library/rust:1.95-trixie AS build
+# What it is built on: Debian with build-essential and Rust 1.95 by rustup.
+ARG BUILD_IMAGE=docker.io/library/rust:1.95-trixie
+
+FROM ${BUILD_IMAGE} AS build
 WORKDIR /source
 COPY . .
 RUN make profiler && cp "target/profiler-image/$(uname -m)/aiprof-profiler" /aiprof-profiler

@@ -15,7 +15,7 @@ VENV := target/e2e/venv/bin
 TESTS ?= e2e/tests
 PYTEST_FLAGS ?=
 
-.PHONY: build profiler demo test bench bench-vllm lint units doc-tests e2e deny clean setup-build setup-test
+.PHONY: build profiler demo test bench bench-vllm lint units doc-tests e2e e2e-cluster deny clean setup-build setup-test
 .DEFAULT_GOAL := build
 MAKEFLAGS += --no-print-directory
 
@@ -25,7 +25,7 @@ setup-build:
 	@scripts/setup/bpf-linker.sh
 
 setup-test: setup-build
-	@scripts/setup/debian.sh chromium npm:npm unshare:util-linux setpriv:util-linux
+	@scripts/setup/debian.sh chromium npm:npm unshare:util-linux setpriv:util-linux podman runc
 	@scripts/setup/node.sh
 	@scripts/setup/python.sh
 	@scripts/setup/cargo-deny.sh
@@ -50,6 +50,7 @@ test: setup-test lint deny units doc-tests e2e
 lint: setup-build
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -p aiprof-e2e --all-targets -- -D warnings
 	RUSTC_BOOTSTRAP=1 cargo clippy --locked -p aiprof-ebpf --profile bpf --target bpfel-unknown-none -Zbuild-std=core \
 		--target-dir target/bpf -- -D warnings
 
@@ -61,12 +62,19 @@ units: setup-build
 doc-tests: setup-build
 	cargo test --locked --doc
 
+# It looks into crates of all systems, of which a build fetches only its own.
 deny:
 	@scripts/setup/cargo-deny.sh
+	cargo fetch --locked
 	cargo deny --offline --locked check licenses bans sources
 
 e2e: build setup-test
 	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+	AIPROF=$(abspath $(PLUGIN)) scripts/e2e-cluster.sh
+
+# The part of it that needs a cluster, alone.
+e2e-cluster: build
+	AIPROF=$(abspath $(PLUGIN)) scripts/e2e-cluster.sh
 
 bench: build setup-test
 	AIPROF=$(abspath $(PLUGIN)) $(VENV)/python benches/overhead.py --json target/e2e/overhead.json

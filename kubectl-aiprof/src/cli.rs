@@ -62,7 +62,7 @@ enum Command {
 struct RecordArgs {
     #[command(flatten)]
     pod: PodArgs,
-    /// Record processes of this machine, not of a pod.
+    /// Record processes of this machine (Linux only), not of a pod.
     #[arg(long)]
     local: bool,
     /// Record the process with this id; may be given more than once.
@@ -79,7 +79,7 @@ struct RecordArgs {
         long,
         value_name = "DIMENSIONS",
         value_delimiter = ',',
-        default_value = "python,cpu,syscalls",
+        default_value = "python,cpu",
         hide_possible_values = true
     )]
     collect: Vec<CollectArg>,

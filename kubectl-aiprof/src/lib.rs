@@ -4,7 +4,8 @@
 //! - [`check`]: what would work in a pod, and the processes in it.
 //! - [`cli`]: the command line, and nothing but; turned into the plain `…Props` that the commands take.
 //! - [`cluster`]: a profiler in a pod, from what the user named to a container that can be spoken to.
-//! - [`format`]: the forms of an answer; [`strings`] and `table`: what the commands share to write one.
+//! - [`mod@format`]: the forms of an answer; [`strings`] and `table`: what the commands share to write one.
+//! - [`local`]: processes of this machine; [`platform`]: what else differs between systems.
 //! - [`record`]: a capture, from the request to the archive.
 //! - [`transport`]: bytes to and from a profiler; a child process or sessions into a pod.
 //! - [`open`]: the trace of an archive, shown by the Perfetto UI.
@@ -15,7 +16,9 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod format;
+pub mod local;
 pub mod open;
+pub mod platform;
 pub mod record;
 pub mod report;
 pub mod strings;
@@ -36,8 +39,7 @@ pub const EXIT_GIVEN_UP: u8 = 130;
 /// Runs the command of this process's own command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    #[cfg(target_os = "linux")]
-    if let Some(code) = record::held::main_if_held() {
+    if let Some(code) = local::main_if_held() {
         return code;
     }
     match run(std::env::args_os()) {

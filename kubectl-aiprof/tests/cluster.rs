@@ -14,6 +14,7 @@ fn alone(folder: &Path) -> Command {
     let mut command = plugin(folder);
     command
         .env("HOME", folder)
+        .env("USERPROFILE", folder)
         .env("KUBECONFIG", folder.join("config"))
         .env_remove("KUBERNETES_SERVICE_HOST")
         .env_remove("AIPROF_PROFILER");

@@ -1,5 +1,7 @@
 //! `open` and `report` of archives that are whole, torn, or something else.
 
+// They record processes of this machine.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod common;

@@ -1,5 +1,7 @@
 //! `record` from the command line to the archive, with a stand-in for the profiler: see `stand_in/profiler.rs`.
 
+// They record processes of this machine.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod common;

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Fills the version and the checksums of target/dist/SHA256SUMS into krew-manifest.yaml: krew-manifest.sh vX.Y.Z.
-# Writes target/dist/aiprof.yaml; each platform of the manifest must have been packed.
+# Fills the version and the checksums of SHA256SUMS, in $DIST or target/dist, into krew-manifest.yaml: krew-manifest.sh vX.Y.Z.
+# Writes aiprof.yaml beside them; each platform of the manifest must have been packed.
 set -eu
 
 cd "$(dirname "$0")/../.."
 version=${1:?krew-manifest.sh vX.Y.Z}
-sums=target/dist/SHA256SUMS
-output=target/dist/aiprof.yaml
+dist=${DIST:-target/dist}
+sums=$dist/SHA256SUMS
+output=$dist/aiprof.yaml
 zeros=$(printf '%064d' 0)
 
 awk -v version="$version" -v zeros="$zeros" -v sums="$sums" '

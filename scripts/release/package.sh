@@ -1,34 +1,41 @@
 #!/bin/sh
-# Packs what `make build` built for this machine's platform: package.sh vX.Y.Z. The same input gives the same bytes.
-# Writes target/dist/kubectl-aiprof-vX.Y.Z-linux-ARCH.tar.gz and its line in target/dist/SHA256SUMS.
+# Packs a plugin for one platform: package.sh vX.Y.Z [OS-ARCH [BINARY]]; without them, what `make build` built here. OS and ARCH are
+# named as krew does: linux, darwin or windows, amd64 or arm64. The same input gives the same bytes.
+# Writes kubectl-aiprof-vX.Y.Z-OS-ARCH.tar.gz and its line in SHA256SUMS, to $DIST or target/dist.
 set -eu
 
 cd "$(dirname "$0")/../.."
-version=${1:?package.sh vX.Y.Z}
-plugin=${PLUGIN:-target/release/kubectl-aiprof}
+version=${1:?package.sh vX.Y.Z [OS-ARCH [BINARY]]}
+case $(uname -m) in
+    aarch64) here=linux-arm64 ;;
+    *) here=linux-amd64 ;;
+esac
+platform=${2:-$here}
+plugin=${3:-target/release/kubectl-aiprof}
+dist=${DIST:-target/dist}
 own=v$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 if [ "$version" != "$own" ]; then
     echo "the workspace is $own, not $version" >&2
     exit 1
 fi
-case $(uname -m) in
-    x86_64) arch=amd64 ;;
-    aarch64) arch=arm64 ;;
-    *) echo "no releases for $(uname -m)" >&2 && exit 1 ;;
+case $platform in
+    linux-amd64 | linux-arm64 | darwin-amd64 | darwin-arm64) program=kubectl-aiprof ;;
+    windows-amd64) program=kubectl-aiprof.exe ;;
+    *) echo "no releases for $platform" >&2 && exit 1 ;;
 esac
 
-mkdir -p target/dist
+mkdir -p "$dist"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-install -m 0755 "$plugin" "$work/kubectl-aiprof"
+install -m 0755 "$plugin" "$work/$program"
 install -m 0644 LICENSE "$work/LICENSE"
-archive=kubectl-aiprof-$version-linux-$arch.tar.gz
+archive=kubectl-aiprof-$version-$platform.tar.gz
 when=$(git log -1 --format=%ct 2>/dev/null || echo 0)
-tar -C "$work" --sort=name --mtime="@$when" --owner=0 --group=0 --numeric-owner -c LICENSE kubectl-aiprof | gzip -n -9 >"target/dist/$archive"
+tar -C "$work" --sort=name --mtime="@$when" --owner=0 --group=0 --numeric-owner -c LICENSE "$program" | gzip -n -9 >"$dist/$archive"
 
-cd target/dist
+cd "$dist"
 touch SHA256SUMS
 grep -v " $archive\$" SHA256SUMS >"$work/sums" || true
 sha256sum "$archive" >>"$work/sums"
 sort -k 2 "$work/sums" >SHA256SUMS
-echo "target/dist/$archive"
+echo "$dist/$archive"

@@ -1,7 +1,7 @@
 //! `/standin/…`: what no real cluster has, for a suite that runs the stand-in as a process of its own. Only for the administrator.
 //!
-//! - `faults`: sets the faults ([`crate::Faults`] as JSON; no body reads them)
-//! - `cut`: cuts all exec connections, gives their number
+//! - `faults`: `{"namespace", "faults"}` sets the faults ([`crate::Faults`] as JSON; without them they are only read)
+//! - `cut`: `{"namespace"}` cuts all exec connections, gives their number
 //! - `kill`: `{"namespace", "pod", "container"}`
 //! - `script`: `{"resource", "namespace", "name", "patch"}`
 
@@ -21,14 +21,15 @@ use crate::{
 pub(crate) async fn answer(app: &Arc<App>, order: &str, body: Value) -> Result<Response, Refusal> {
     let done = match order {
         "faults" => {
-            if !body.is_null() {
-                let faults: Faults =
-                    serde_json::from_value(body).map_err(|why| Refusal::bad_request(why.to_string()))?;
-                app.board.set(faults);
+            let namespace = text(&body["namespace"]);
+            if !body["faults"].is_null() {
+                let faults: Faults = serde_json::from_value(body["faults"].clone())
+                    .map_err(|why| Refusal::bad_request(why.to_string()))?;
+                app.board.set(&namespace, faults);
             }
-            json!(app.board.get())
+            json!(app.board.get(&namespace))
         }
-        "cut" => json!({"cut": app.board.cut_now()}),
+        "cut" => json!({"cut": app.board.cut_now(&text(&body["namespace"]))}),
         "kill" => {
             let key = ("pods".into(), text(&body["namespace"]), text(&body["pod"]));
             app.node

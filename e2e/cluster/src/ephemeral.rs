@@ -16,7 +16,7 @@ use crate::{
 
 /// Adds ephemeral containers.
 pub(crate) fn patch(app: &Arc<App>, asked: &Asked, patch: &Value) -> Result<Response, Refusal> {
-    if app.board.get().no_ephemeral_containers {
+    if app.board.get(&asked.attributes.namespace).no_ephemeral_containers {
         return Err(Refusal::no_such_resource());
     }
     let key = resources::key(asked);

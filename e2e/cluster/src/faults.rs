@@ -1,6 +1,8 @@
-//! Faults that a test orders: cut connections, containers that never start, a server that knows no ephemeral containers.
+//! Faults that a test orders for its namespace: cut connections, containers that never start, a server that knows no ephemeral
+//! containers.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -48,63 +50,81 @@ pub struct Waiting {
     pub message: String,
 }
 
-/// The switchboard, shared by the control endpoint, the streams and the node.
-pub(crate) struct Board {
-    faults: Mutex<Faults>,
-    cuts: watch::Sender<u64>,
-}
+/// The switchboard, shared by the control endpoint, the streams and the node: each namespace has faults of its own.
+#[derive(Default)]
+pub(crate) struct Board(Mutex<HashMap<String, Panel>>);
 
-impl Default for Board {
-    fn default() -> Self {
-        Self { faults: Mutex::default(), cuts: watch::Sender::new(0) }
-    }
+/// What is ordered for one namespace.
+#[derive(Default)]
+struct Panel {
+    faults: Faults,
+    /// Rises when open connections are to be cut; held by each of them.
+    cuts: watch::Sender<u64>,
+    /// Connections that were cut.
+    cut: u64,
 }
 
 impl Board {
+    fn with<T>(&self, namespace: &str, what: impl FnOnce(&mut Panel) -> T) -> T {
+        let mut panels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        what(panels.entry(namespace.to_owned()).or_default())
+    }
+
     /// What is broken.
-    pub(crate) fn get(&self) -> Faults {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn get(&self, namespace: &str) -> Faults {
+        self.with(namespace, |panel| panel.faults.clone())
     }
 
     /// Breaks exactly this.
-    pub(crate) fn set(&self, faults: Faults) {
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+    pub(crate) fn set(&self, namespace: &str, faults: Faults) {
+        self.with(namespace, |panel| panel.faults = faults);
     }
 
     /// Cuts every exec connection that is open now; gives how many there were.
-    pub(crate) fn cut_now(&self) -> usize {
-        self.cuts.send_modify(|count| *count += 1);
-        self.cuts.receiver_count()
+    pub(crate) fn cut_now(&self, namespace: &str) -> usize {
+        self.with(namespace, |panel| {
+            panel.cuts.send_modify(|count| *count += 1);
+            panel.cuts.receiver_count()
+        })
     }
 
     /// Changes when open connections are to be cut; held by each of them.
-    pub(crate) fn cuts(&self) -> watch::Receiver<u64> {
-        let mut cuts = self.cuts.subscribe();
+    pub(crate) fn cuts(&self, namespace: &str) -> watch::Receiver<u64> {
+        let mut cuts = self.with(namespace, |panel| panel.cuts.subscribe());
         cuts.mark_unchanged();
         cuts
     }
 
+    /// Connections that were cut so far, for whatever reason.
+    pub(crate) fn cut_so_far(&self, namespace: &str) -> u64 {
+        self.with(namespace, |panel| panel.cut)
+    }
+
+    /// Counts a connection that was cut.
+    pub(crate) fn count_cut(&self, namespace: &str) {
+        self.with(namespace, |panel| panel.cut += 1);
+    }
+
     /// Bytes after which a connection of this command is cut. Asked again at the cut, by [`Board::spend_cut`].
-    pub(crate) fn cut_after(&self, command: &[String]) -> Option<u64> {
-        let cut = self.get().cut?;
+    pub(crate) fn cut_after(&self, namespace: &str, command: &[String]) -> Option<u64> {
+        let cut = self.get(namespace).cut?;
         (cut.times > 0 && cut.meant(command)).then_some(cut.after_bytes)
     }
 
     /// Takes one from the cuts that are left; whether there was one.
-    pub(crate) fn spend_cut(&self) -> bool {
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut faults.cut {
+    pub(crate) fn spend_cut(&self, namespace: &str) -> bool {
+        self.with(namespace, |panel| match &mut panel.faults.cut {
             Some(cut) if cut.times > 0 => {
                 cut.times -= 1;
                 true
             }
             _ => false,
-        }
+        })
     }
 
     /// How long an ephemeral container waits.
-    pub(crate) fn start_delay(&self) -> Duration {
-        Duration::from_millis(self.get().start_delay_ms)
+    pub(crate) fn start_delay(&self, namespace: &str) -> Duration {
+        Duration::from_millis(self.get(namespace).start_delay_ms)
     }
 }
 

@@ -8,12 +8,13 @@
 //! # async fn example() -> anyhow::Result<()> {
 //! let stand_in = aiprof_e2e::StandIn::start("127.0.0.1:0").await?;
 //! std::fs::write("kubeconfig", stand_in.kubeconfig())?;
-//! stand_in.cut_now();
+//! stand_in.cut_now("default");
 //! stand_in.stop().await;
 //! # Ok(())
 //! # }
 //! ```
 
+mod account;
 mod api;
 mod cgroup;
 mod control;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
+    account::Accounts,
     faults::Board,
     obstacles,
     pod_status::{self, State},
@@ -24,6 +25,8 @@ pub const NODE: &str = "standin-node";
 const OWNER: &str = "aiprof.e2e.owner";
 /// Label of every container of a pod, also of those that were started anew; its value is the pod's uid.
 const POD: &str = "aiprof.e2e.pod";
+/// Seconds that a container has to end where no pod says so.
+const GRACE_S: u64 = 1;
 /// First back-off before a container is started again; the next ones are twice as long each.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub(crate) struct Node {
     store: Arc<Store>,
     board: Arc<Board>,
+    accounts: Accounts,
     /// podman's name of a pod's container, by the pod's uid and the container's name.
     names: Mutex<HashMap<(String, String), String>>,
     /// Ephemeral containers that have a task.
@@ -40,11 +44,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node; what a stand-in left here that is no more is removed first.
-    pub(crate) async fn new(store: Arc<Store>, board: Arc<Board>) -> Result<Self> {
+    pub(crate) async fn new(store: Arc<Store>, board: Arc<Board>, accounts: Accounts) -> Result<Self> {
         remove_orphans().await?;
         let folder = tempfile::Builder::new().prefix("aiprof-e2e-").tempdir().context("a folder for volumes")?;
         store.create(("nodes".into(), String::new(), NODE.into()), node_object());
-        Ok(Self { store, board, names: Mutex::default(), begun: Mutex::default(), folder })
+        Ok(Self { store, board, accounts, names: Mutex::default(), begun: Mutex::default(), folder })
     }
 
     /// podman's name of a container, if it was started.
@@ -78,13 +82,14 @@ impl Node {
         self.begin_ephemeral(&key);
     }
 
-    /// Volumes, the pod's cgroup and its pause process.
+    /// Volumes, account, the pod's cgroup and its pause process.
     async fn prepare(&self, pod: &Value, uid: &str) -> Result<()> {
         for volume in list(&pod["spec"]["volumes"]) {
             let folder = self.volume(uid, volume["name"].as_str().unwrap_or("volume"));
             tokio::fs::create_dir_all(&folder).await?;
             tokio::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).await?;
         }
+        self.accounts.write(pod, &self.account(uid))?;
         if let Some(bytes) = crate::cgroup::pod_limit(pod) {
             crate::cgroup::create(uid, bytes)?;
         }
@@ -112,7 +117,7 @@ impl Node {
             }
             let (node, key, uid) = (self.clone(), key.clone(), uid.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(node.board.start_delay()).await;
+                tokio::time::sleep(node.board.start_delay(&key.1)).await;
                 node.keep(&key, &uid, container, "ephemeralContainerStatuses").await;
             });
         }
@@ -126,7 +131,7 @@ impl Node {
         self.note(key, uid, statuses, &container, &State::waiting("ContainerCreating", ""), 0);
         loop {
             let Some(pod) = self.living(key, uid) else { return };
-            let fault = self.board.get().waiting.filter(|_| statuses == "ephemeralContainerStatuses");
+            let fault = self.board.get(&key.1).waiting.filter(|_| statuses == "ephemeralContainerStatuses");
             if let Some((reason, message)) = obstacles::obstacle(fault, &pod, &container).await {
                 self.note(key, uid, statuses, &container, &State::waiting(&reason, &message), attempt);
                 tokio::time::sleep(back_off).await;
@@ -145,7 +150,7 @@ impl Node {
                 Ok(started) => {
                     self.remember(uid, &name, &podman_name);
                     if self.living(key, uid).is_none() {
-                        let _ = podman::remove(&[podman_name]).await;
+                        let _ = podman::remove(&[podman_name], GRACE_S).await;
                         return;
                     }
                     let running = State::running(&started.id, &begun_at);
@@ -220,6 +225,10 @@ impl Node {
             arguments
                 .extend(["--volume".into(), format!("{}:{}:{access}", folder.display(), text(&mount["mountPath"]))]);
         }
+        // As the API server mounts it: not into ephemeral containers.
+        if container["targetContainerName"].is_null() {
+            arguments.extend(self.accounts.options(&self.account(uid)));
+        }
         if let Some(folder) = container["workingDir"].as_str() {
             arguments.extend(["--workdir".into(), folder.to_owned()]);
         }
@@ -260,16 +269,16 @@ impl Node {
             return;
         };
         let uid = text(&pod["metadata"]["uid"]);
-        self.stop(&uid).await;
+        self.stop(&uid, pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_S)).await;
         self.store.delete(key);
         // What was being started meanwhile.
-        self.stop(&uid).await;
+        self.stop(&uid, GRACE_S).await;
         crate::cgroup::remove(&uid);
     }
 
-    async fn stop(&self, uid: &str) {
+    async fn stop(&self, uid: &str, grace_s: u64) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != uid);
-        if let Err(why) = remove_labelled(&format!("{POD}={uid}")).await {
+        if let Err(why) = remove_labelled(&format!("{POD}={uid}"), grace_s).await {
             eprintln!("standin: {why:#}");
         }
     }
@@ -288,7 +297,7 @@ impl Node {
         for pod in &pods {
             self.store.delete(&key_of(pod));
         }
-        let _ = remove_labelled(&format!("{OWNER}={}", std::process::id())).await;
+        let _ = remove_labelled(&format!("{OWNER}={}", std::process::id()), GRACE_S).await;
         for pod in pods {
             crate::cgroup::remove(&text(&pod["metadata"]["uid"]));
         }
@@ -296,6 +305,11 @@ impl Node {
 
     fn volume(&self, uid: &str, name: &str) -> PathBuf {
         self.folder.path().join(uid).join(name)
+    }
+
+    fn account(&self, uid: &str) -> PathBuf {
+        // No volume of a pod can have such a name.
+        self.volume(uid, "service.account")
     }
 
     fn remember(&self, uid: &str, container: &str, podman_name: &str) {
@@ -319,10 +333,10 @@ impl Node {
     }
 }
 
-async fn remove_labelled(label: &str) -> Result<()> {
+async fn remove_labelled(label: &str, grace_s: u64) -> Result<()> {
     let output = podman::run(&["ps", "--all", "--quiet", "--filter", &format!("label={label}")]).await?;
     let ids: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    podman::remove(&ids).await
+    podman::remove(&ids, grace_s).await
 }
 
 async fn remove_orphans() -> Result<()> {
@@ -333,7 +347,7 @@ async fn remove_orphans() -> Result<()> {
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(_, owner)| !PathBuf::from(format!("/proc/{owner}")).exists());
-    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()).await?;
+    podman::remove(&gone.map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), GRACE_S).await?;
     crate::cgroup::remove_orphans();
     Ok(())
 }

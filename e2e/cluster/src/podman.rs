@@ -46,12 +46,13 @@ pub(crate) async fn has_image(image: &str) -> Result<bool> {
     Ok(run(&["image", "exists", image]).await?.status.success())
 }
 
-/// Removes containers with all that depends on them.
-pub(crate) async fn remove(names: &[String]) -> Result<()> {
+/// Removes containers with all that depends on them; they have so many seconds to end by themselves.
+pub(crate) async fn remove(names: &[String], grace_s: u64) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let mut arguments = vec!["rm", "--force", "--depend", "--ignore", "--time", "1"];
+    let grace = grace_s.to_string();
+    let mut arguments = vec!["rm", "--force", "--depend", "--ignore", "--time", &grace];
     arguments.extend(names.iter().map(String::as_str));
     let output = run(&arguments).await?;
     if !output.status.success() {

@@ -23,6 +23,7 @@ use tokio_rustls::{
 };
 
 use crate::{
+    account::Accounts,
     api,
     faults::{Board, Faults},
     node::Node,
@@ -38,7 +39,7 @@ pub(crate) struct App {
     pub(crate) store: Arc<Store>,
     pub(crate) board: Arc<Board>,
     pub(crate) node: Arc<Node>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Arc<Tokens>,
 }
 
 /// A running stand-in.
@@ -55,16 +56,18 @@ impl StandIn {
     pub async fn start(listen: &str) -> Result<Self> {
         let store = Arc::new(Store::default());
         let board = Arc::new(Board::default());
-        let node = Arc::new(Node::new(store.clone(), board.clone()).await?);
-        let app = Arc::new(App { store, board, node, tokens: Tokens::default() });
+        let tokens = Arc::new(Tokens::default());
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let (acceptor, certificate) = tls(address)?;
+        let accounts = Accounts { tokens: tokens.clone(), address, certificate: certificate.clone() };
+        let node = Arc::new(Node::new(store.clone(), board.clone(), accounts).await?);
+        let app = Arc::new(App { store, board, node, tokens });
         for namespace in ["default", "kube-system"] {
             crate::resources::put_namespace(&app.store, namespace, &json!({}));
         }
         tokio::spawn(crate::controller::run(app.store.clone()));
         let token = app.tokens.issue(administrator());
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let address = listener.local_addr()?;
-        let (acceptor, certificate) = tls(address)?;
         let accepting = tokio::spawn(accept(listener, acceptor, app.clone()));
         Ok(Self { app, address, certificate, token, accepting })
     }
@@ -101,21 +104,27 @@ impl StandIn {
         &self.token
     }
 
-    /// Breaks exactly this; the default breaks nothing.
-    pub fn set_faults(&self, faults: Faults) {
-        self.app.board.set(faults);
+    /// Breaks exactly this in a namespace; the default breaks nothing.
+    pub fn set_faults(&self, namespace: &str, faults: Faults) {
+        self.app.board.set(namespace, faults);
     }
 
-    /// What is broken, with the cuts that are left.
+    /// What is broken in a namespace, with the cuts that are left.
     #[must_use]
-    pub fn faults(&self) -> Faults {
-        self.app.board.get()
+    pub fn faults(&self, namespace: &str) -> Faults {
+        self.app.board.get(namespace)
     }
 
-    /// Cuts all exec connections; gives how many there were.
+    /// Cuts all exec connections into a namespace; gives how many there were.
     #[expect(clippy::must_use_candidate, reason = "the cut is what counts")]
-    pub fn cut_now(&self) -> usize {
-        self.app.board.cut_now()
+    pub fn cut_now(&self, namespace: &str) -> usize {
+        self.app.board.cut_now(namespace)
+    }
+
+    /// Exec connections into a namespace that were cut on order so far: after so many bytes, now, or since they were idle.
+    #[must_use]
+    pub fn cut_so_far(&self, namespace: &str) -> u64 {
+        self.app.board.cut_so_far(namespace)
     }
 
     /// Kills the first process of a container.

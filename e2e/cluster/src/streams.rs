@@ -43,15 +43,16 @@ pub(crate) fn answer(app: &Arc<App>, asked: &Asked, upgrade: WebSocketUpgrade) -
     let name = app.node.container(&text(&pod["metadata"]["uid"]), &container).filter(|_| running);
     let command = name.map(|name| command(&name, attach, asked, &words));
     let wants_stdin = asked.is_on("stdin");
-    let board = app.board.clone();
-    let upgrade = if board.get().only_v4 { upgrade.protocols([V4]) } else { upgrade.protocols([V5, V4]) };
+    let orders = Orders { board: app.board.clone(), namespace: asked.attributes.namespace.clone() };
+    let upgrade =
+        if orders.board.get(&orders.namespace).only_v4 { upgrade.protocols([V4]) } else { upgrade.protocols([V5, V4]) };
     Ok(upgrade.on_upgrade(move |socket| async move {
         let Some(command) = command else {
             let why = format!("unable to upgrade connection: container not found (\"{container}\")");
             finish(&mut socket.split().0, &Refusal::internal(why).body()).await;
             return;
         };
-        serve(socket, command, wants_stdin, &words, &board).await;
+        serve(socket, command, wants_stdin, &words, &orders).await;
     }))
 }
 
@@ -77,10 +78,16 @@ fn command(name: &str, attach: bool, asked: &Asked, words: &[String]) -> Command
     command
 }
 
+/// What is ordered for a connection: that of its namespace.
+struct Orders {
+    board: Arc<Board>,
+    namespace: String,
+}
+
 /// What comes out of the process, by its channel.
 type Output = (u8, Vec<u8>);
 
-async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words: &[String], board: &Board) {
+async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words: &[String], orders: &Orders) {
     if wants_stdin {
         command.stdin(Stdio::piped());
     }
@@ -95,7 +102,7 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
     let (to_stdin, stdin_chunks) = mpsc::channel::<Vec<u8>>(8);
     tokio::spawn(write(child.stdin.take(), stdin_chunks));
 
-    let mut cuts = board.cuts();
+    let mut cuts = orders.board.cuts(&orders.namespace);
     let busy = Notify::new();
     let receiving = async {
         let mut to_stdin = Some(to_stdin);
@@ -119,14 +126,17 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
             }
         }
     };
-    let sending = send(&mut sink, &mut outputs, words, board, &busy);
-    let complete = tokio::select! {
-        complete = sending => complete,
-        () = receiving => None,
-        _ = cuts.changed() => None,
-        () = idle(board, &busy) => None,
+    let sending = send(&mut sink, &mut outputs, words, orders, &busy);
+    let (complete, cut) = tokio::select! {
+        Sent { errors, cut } = sending => (errors, cut),
+        () = receiving => (None, false),
+        _ = cuts.changed() => (None, true),
+        () = idle(orders, &busy) => (None, true),
     };
     drop(messages);
+    if cut {
+        orders.board.count_cut(&orders.namespace);
+    }
     let Some(errors) = complete else {
         // Without a close frame: the client sees a connection that broke.
         drop(sink);
@@ -142,9 +152,9 @@ async fn serve(socket: WebSocket, mut command: Command, wants_stdin: bool, words
 }
 
 /// Ends when nothing has come or gone for as long as a fault allows.
-async fn idle(board: &Board, busy: &Notify) {
+async fn idle(orders: &Orders, busy: &Notify) {
     loop {
-        let limit = Duration::from_millis(board.get().idle_timeout_ms);
+        let limit = Duration::from_millis(orders.board.get(&orders.namespace).idle_timeout_ms);
         if limit.is_zero() {
             return std::future::pending().await;
         }
@@ -154,37 +164,46 @@ async fn idle(board: &Board, busy: &Notify) {
     }
 }
 
-/// Sends all output; gives the first bytes of the errors, or none if the way broke or was cut.
+/// How the sending of output ended.
+struct Sent {
+    /// The first bytes of the errors; none if the way broke or was cut.
+    errors: Option<Vec<u8>>,
+    /// Whether it was cut on order.
+    cut: bool,
+}
+
+/// Sends all output.
 async fn send(
     sink: &mut SplitSink<WebSocket, Message>,
     outputs: &mut mpsc::Receiver<Output>,
     words: &[String],
-    board: &Board,
+    orders: &Orders,
     busy: &Notify,
-) -> Option<Vec<u8>> {
+) -> Sent {
+    let Orders { board, namespace } = orders;
     let mut sent = 0_u64;
     let mut errors = Vec::new();
     while let Some((channel, mut chunk)) = outputs.recv().await {
         busy.notify_one();
         if channel == STDOUT {
-            if let Some(after) = board.cut_after(words)
+            if let Some(after) = board.cut_after(namespace, words)
                 && sent + chunk.len() as u64 > after
-                && board.spend_cut()
+                && board.spend_cut(namespace)
             {
                 chunk.truncate(after.saturating_sub(sent) as usize);
                 let _ = sink.send(message(channel, &chunk)).await;
-                return None;
+                return Sent { errors: None, cut: true };
             }
             sent += chunk.len() as u64;
         } else if errors.len() < 1024 {
             errors.extend_from_slice(&chunk);
         }
         // The runtime's own complaint is the status of the request, no output.
-        if !(channel == STDERR && is_start_failure(&chunk)) {
-            sink.send(message(channel, &chunk)).await.ok()?;
+        if !(channel == STDERR && is_start_failure(&chunk)) && sink.send(message(channel, &chunk)).await.is_err() {
+            return Sent { errors: None, cut: false };
         }
     }
-    Some(errors)
+    Sent { errors: Some(errors), cut: false }
 }
 
 fn message(channel: u8, chunk: &[u8]) -> Message {

@@ -8,7 +8,6 @@ use aiprof_e2e::{Cut, Faults, NODE, Waiting};
 use harness::{BUSY, Namespace, stderr, wait_for};
 use serde_json::json;
 
-/// All in one test: the faults are those of the whole cluster.
 #[test]
 fn faults_happen_as_ordered() {
     let namespace = Namespace::new();
@@ -20,10 +19,10 @@ fn faults_happen_as_ordered() {
 
     let input = vec![b'x'; 200_000];
     // Two connections are cut after 100,000 bytes, the third is not.
-    stand_in.set_faults(Faults {
-        cut: Some(Cut { after_bytes: 100_000, times: 2, command: "cat".into() }),
-        ..Faults::default()
-    });
+    stand_in.set_faults(
+        &namespace.name,
+        Faults { cut: Some(Cut { after_bytes: 100_000, times: 2, command: "cat".into() }), ..Faults::default() },
+    );
     let output = namespace.kubectl(["exec", "x", "--", "head", "-c", "200000", "/dev/zero"]);
     assert_eq!(output.stdout.len(), 200_000, "another command is left alone");
     for _ in 0..2 {
@@ -32,7 +31,7 @@ fn faults_happen_as_ordered() {
         assert_eq!(output.stdout.len(), 100_000, "{}", stderr(&output));
     }
     assert_eq!(namespace.kubectl_with(["exec", "-i", "x", "--", "cat"], &input).stdout.len(), 200_000);
-    assert_eq!(stand_in.faults().cut.map(|cut| cut.times), Some(0));
+    assert_eq!(stand_in.faults(&namespace.name).cut.map(|cut| cut.times), Some(0));
 
     // What runs open is cut on command, and what ran in the container sees the end of its standard input.
     let mut command = namespace.kubectl_command(["exec", "-i", "x", "--", "sh", "-c", "cat; touch /tmp/ended"]);
@@ -40,7 +39,7 @@ fn faults_happen_as_ordered() {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kubectl runs");
     wait_for("the connection", || {
         thread::sleep(Duration::from_millis(300));
-        stand_in.cut_now() > 0
+        stand_in.cut_now(&namespace.name) > 0
     });
     assert!(!child.wait().expect("kubectl ends").success());
     wait_for("the end of its standard input", || {
@@ -48,7 +47,7 @@ fn faults_happen_as_ordered() {
     });
 
     // One that is silent for too long is cut, one that says something now and then is not.
-    stand_in.set_faults(Faults { idle_timeout_ms: 1000, ..Faults::default() });
+    stand_in.set_faults(&namespace.name, Faults { idle_timeout_ms: 1000, ..Faults::default() });
     assert!(!namespace.kubectl(["exec", "x", "--", "sleep", "4"]).status.success());
     let output = namespace.kubectl(["exec", "x", "--", "sh", "-c", "for n in 1 2 3 4 5; do echo $n; sleep .4; done"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -60,16 +59,16 @@ fn faults_happen_as_ordered() {
         namespace.add_ephemeral("x", &container, "", None)
     };
     let waiting = Waiting { reason: "CreateContainerError".into(), message: "no space left on device".into() };
-    stand_in.set_faults(Faults { waiting: Some(waiting), ..Faults::default() });
+    stand_in.set_faults(&namespace.name, Faults { waiting: Some(waiting), ..Faults::default() });
     assert_eq!(add("a").0, 200);
     let state = || namespace.ephemeral_state("x", "a");
     wait_for("the reason", || {
         state()["waiting"] == json!({"reason": "CreateContainerError", "message": "no space left on device"})
     });
-    stand_in.set_faults(Faults { no_ephemeral_containers: true, ..Faults::default() });
+    stand_in.set_faults(&namespace.name, Faults { no_ephemeral_containers: true, ..Faults::default() });
     let (status, answer) = add("b");
     assert_eq!((status, answer["message"].as_str()), (404, Some("the server could not find the requested resource")));
-    stand_in.set_faults(Faults::default());
+    stand_in.set_faults(&namespace.name, Faults::default());
     wait_for("its end", || !state()["terminated"].is_null());
 
     // A container dies, and the node turns into another one.

@@ -27,7 +27,7 @@ use crate::{
         container, exec, pick,
         start::{self, chosen},
     },
-    format::OutputFormat,
+    format::{OutputFormat, json},
     strings::printable,
 };
 
@@ -63,7 +63,7 @@ pub fn run(props: &CheckProps) -> Result<u8, CheckError> {
     let report = runtime()?.block_on(check(&props.cluster))?;
     let text = match props.format {
         OutputFormat::Text => report.text(),
-        OutputFormat::Json => report.json(),
+        OutputFormat::Json => json(&report),
     };
     // Nobody may read it; the exit code says it too.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -78,7 +78,7 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
     let cluster = Cluster::find(props).await?;
     let mut report = Report { namespace: cluster.namespace.clone(), ..Report::default() };
     let needed = access::needed(&props.target);
-    let answers = access::review(&cluster, &needed).await?;
+    let answers = access::review(&cluster, &props.target, &needed).await?;
     let refused = access::refused(&needed, &answers);
     if !refused.is_empty() {
         report.role = Some(access::role_yaml(&cluster.namespace, &refused));
@@ -88,12 +88,21 @@ async fn check(props: &ClusterProps) -> Result<Report, ClusterError> {
         report.checks.extend(verdict::not_tried("the pod may not be read"));
         return Ok(report);
     }
-    let (pod, target) = pick::pick(&cluster, props).await?;
+    let (pod, target) = match pick::pick(&cluster, props).await {
+        Ok(picked) => picked,
+        Err(ClusterError::Target(error)) => {
+            report.checks.push(Row::refused("pod", &error.to_string(), ""));
+            report.checks.extend(verdict::not_tried("the pod is no target"));
+            return Ok(report);
+        }
+        Err(other) => return Err(other),
+    };
     eprintln!("{}", chosen(&target));
     report.pod.clone_from(&target.pod);
     report.container.clone_from(&target.container);
     report.node.clone_from(&target.node);
     report.checks.push(Row::works("pod", &format!("Running, image {}", printable(&target.image))));
+    report.checks.push(Row::works("node", target.platform.as_deref().unwrap_or("not known: it may not be read")));
     let admitted = admission(&cluster, props, &target).await?;
     let may_go_on = admitted.verdict == verdict::Verdict::Works && refused.is_empty();
     report.checks.push(admitted);
@@ -152,7 +161,8 @@ async fn inside(
 async fn inspect(profiler: &Profiler) -> Result<Inspection, ClusterError> {
     let doing = || "look around in the pod".to_owned();
     let failed = |why: String| ClusterError::Command { doing: doing(), why };
-    let command = [profiler.program.to_owned(), "inspect".to_owned()];
+    let of_container = profiler.target.container_id.iter().flat_map(|id| ["--container", id.as_str()]);
+    let command: Vec<_> = [profiler.program, "inspect"].into_iter().chain(of_container).map(str::to_owned).collect();
     let output = exec::run(&profiler.place, &command, &[], INSPECT).await?;
     if output.code != 0 {
         return Err(failed(format!(

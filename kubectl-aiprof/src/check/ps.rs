@@ -7,7 +7,7 @@ use aiprof_capture::inspect::{Inspection, SeenProcess};
 use super::{CheckError, CheckProps, inspect, runtime};
 use crate::{
     cluster::{self, Cluster, ClusterError, ClusterProps},
-    format::OutputFormat,
+    format::{OutputFormat, json},
     strings::printable,
     table::{Align, Table},
 };
@@ -20,7 +20,7 @@ pub fn run(props: &CheckProps) -> Result<(), CheckError> {
     let inspection = runtime()?.block_on(look(&props.cluster))?;
     let text = match props.format {
         OutputFormat::Text => text(&inspection),
-        OutputFormat::Json => json(&inspection),
+        OutputFormat::Json => json(&inspection.processes),
     };
     // Nobody may read it.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -67,12 +67,6 @@ fn cpu(milliseconds: u64) -> String {
     }
 }
 
-fn json(inspection: &Inspection) -> String {
-    let mut text = serde_json::to_string_pretty(&inspection.processes).unwrap_or_default();
-    text.push('\n');
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +95,7 @@ PID  PYTHON          CUDA  THREADS  CPU        MEMORY  TITLE
 19   no              no    0        1 h 6 min  0 MiB   \u{fffd}[2J
 ";
         assert_eq!(text(&inspection), expected);
-        let parsed: Vec<SeenProcess> = serde_json::from_str(&json(&inspection)).unwrap();
+        let parsed: Vec<SeenProcess> = serde_json::from_str(&json(&inspection.processes)).unwrap();
         assert_eq!(parsed, inspection.processes);
     }
 }

@@ -53,19 +53,12 @@ impl Report {
         }
         text
     }
-
-    /// For programs.
-    #[must_use]
-    pub fn json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::json;
 
     fn report() -> Report {
         Report {
@@ -92,7 +85,7 @@ kind: Role
 
     #[test]
     fn programs_get_the_same() {
-        let json: serde_json::Value = serde_json::from_str(&report().json()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json(&report())).unwrap();
         assert_eq!(json["checks"][1]["verdict"], "refused");
         assert_eq!(json["checks"][1]["fix"], "another node");
         assert_eq!(json["pod"], "vllm-0");

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::{EXIT_FAILED, EXIT_PARTIAL, cluster::access::Answer, strings::printable};
 
-/// Below this the profiler's buffers and what the target itself needs next come too close.
-const LITTLE_MEMORY_BYTES: u64 = 64 << 20;
+/// With less to spare in the pod no profiler begins.
+const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 /// `kernel.yama.ptrace_scope` at which nobody may read another process.
 const YAMA_NONE: u32 = 3;
 
@@ -107,8 +107,9 @@ pub fn rights(answers: &[Answer]) -> Row {
 /// The dimensions when nobody could look inside.
 #[must_use]
 pub fn not_tried(because: &str) -> Vec<Row> {
-    let mut rows: Vec<_> =
-        [Dimension::Python, Dimension::Cpu].map(|dimension| Row::refused(dimension.name(), because, "")).to_vec();
+    let mut rows: Vec<_> = [Dimension::Python, Dimension::Cpu, Dimension::Syscalls]
+        .map(|dimension| Row::refused(dimension.name(), because, ""))
+        .to_vec();
     rows.extend(not_yet(&[]));
     rows
 }
@@ -122,13 +123,14 @@ pub fn inside(inspection: &Inspection) -> Vec<Row> {
         Some((because, fix)) => Row::refused(Dimension::Python.name(), because, fix),
         None => python(inspection),
     });
-    rows.push(match &obstacle {
-        Some((because, fix)) => Row::refused(Dimension::Cpu.name(), because, fix),
-        None => Row::works(
-            Dimension::Cpu.name(),
-            &format!("kernel {}, {}", printable(&inspection.kernel), printable(&inspection.architecture)),
-        ),
-    });
+    let kernel = format!("kernel {}, {}", printable(&inspection.kernel), printable(&inspection.architecture));
+    let on_request = format!("{kernel}; on request: --collect python,cpu,syscalls");
+    for (dimension, because) in [(Dimension::Cpu, kernel), (Dimension::Syscalls, on_request)] {
+        rows.push(match &obstacle {
+            Some((because, fix)) => Row::refused(dimension.name(), because, fix),
+            None => Row::works(dimension.name(), &because),
+        });
+    }
     rows.extend(not_yet(&inspection.processes));
     rows
 }
@@ -175,9 +177,8 @@ fn python(inspection: &Inspection) -> Row {
 fn memory(headroom_bytes: Option<u64>) -> Row {
     match headroom_bytes {
         None => Row::works("memory", "the pod has no limit"),
-        Some(bytes) if bytes < LITTLE_MEMORY_BYTES => Row::new(
+        Some(bytes) if bytes < LEAST_MEMORY_BYTES => Row::refused(
             "memory",
-            Verdict::Degraded,
             &format!("only {} MiB are left of the pod's limit", bytes >> 20),
             "raise the pod's memory limit",
         ),
@@ -188,11 +189,11 @@ fn memory(headroom_bytes: Option<u64>) -> Row {
 /// The dimensions that this version does not record.
 fn not_yet(processes: &[SeenProcess]) -> Vec<Row> {
     let cuda = processes.iter().any(|process| process.libcuda.is_some());
-    let row = |dimension: Dimension, found: &str| {
+    let found = if cuda { "; CUDA is in use here" } else { "" };
+    let row = |dimension: Dimension| {
         Row::new(dimension.name(), Verdict::NotYet, &format!("this version does not record it{found}"), "")
     };
-    let found = if cuda { "; CUDA is in use here" } else { "" };
-    vec![row(Dimension::Syscalls, ""), row(Dimension::CudaApi, found), row(Dimension::CudaKernels, found)]
+    vec![row(Dimension::CudaApi), row(Dimension::CudaKernels)]
 }
 
 /// The first three, and how many more there are.
@@ -274,7 +275,7 @@ mod tests {
     fn little_memory_is_told() {
         let inspection = Inspection { memory_headroom_bytes: Some(10 << 20), ..seen() };
         let memory = row(&inspection, "memory");
-        assert_eq!(memory.verdict, Verdict::Degraded);
+        assert_eq!(memory.verdict, Verdict::Refused);
         assert_eq!(memory.because, "only 10 MiB are left of the pod's limit");
     }
 

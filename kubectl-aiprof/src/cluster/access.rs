@@ -81,18 +81,18 @@ pub struct Answer {
     pub reason: String,
 }
 
-/// Asks the API for each verb of `grants`.
+/// Asks the API for each verb of `grants`, of the very objects where `target` names them: a Role may be for these alone.
 ///
 /// # Errors
 /// It does not answer.
-pub async fn review(cluster: &Cluster, grants: &[Grant]) -> Result<Vec<Answer>, ClusterError> {
+pub async fn review(cluster: &Cluster, target: &TargetName, grants: &[Grant]) -> Result<Vec<Answer>, ClusterError> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
     let mut answers = Vec::new();
     for grant in grants {
         for verb in grant.verbs {
             let right = format!("{verb} {}", grant.resource);
             let doing = Doing { words: format!("ask whether you may {right}"), grants: vec![] };
-            let asked = question(&cluster.namespace, grant, verb);
+            let asked = question(&cluster.namespace, target, grant, verb);
             let answered = cluster.call(&doing, reviews.create(&PostParams::default(), &asked)).await?;
             answers.push(answer(right, answered.status));
         }
@@ -113,16 +113,23 @@ pub fn refused(grants: &[Grant], answers: &[Answer]) -> Vec<Grant> {
 /// The Role of all that is missing for this target; of all that is needed where the API does not say what is missing.
 pub async fn missing_role(cluster: &Cluster, target: &TargetName) -> String {
     let needed = needed(target);
-    let missing = review(cluster, &needed).await.map(|answers| refused(&needed, &answers)).unwrap_or_default();
+    let missing = review(cluster, target, &needed).await.map(|answers| refused(&needed, &answers)).unwrap_or_default();
     role_yaml(&cluster.namespace, if missing.is_empty() { &needed } else { &missing })
 }
 
-fn question(namespace: &str, grant: &Grant, verb: &str) -> SelfSubjectAccessReview {
+fn question(namespace: &str, target: &TargetName, grant: &Grant, verb: &str) -> SelfSubjectAccessReview {
     let (resource, subresource) = match grant.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
         None => (grant.resource, None),
     };
+    let name = match target {
+        TargetName::Pod(name) => Some(name),
+        TargetName::Workload(workload, name) if workload.resource() == (grant.group, grant.resource) => Some(name),
+        // Which pod it will be is not known yet.
+        TargetName::Workload(..) | TargetName::Selector(_) => None,
+    };
     let attributes = ResourceAttributes {
+        name: name.cloned(),
         namespace: Some(namespace.to_owned()),
         group: Some(grant.group.to_owned()),
         resource: Some(resource.to_owned()),
@@ -168,13 +175,14 @@ mod tests {
             assert_eq!(request.path, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
             let mut review: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
             let wanted = &review["spec"]["resourceAttributes"];
-            assert_eq!(wanted["namespace"], "prod");
+            assert_eq!((&wanted["namespace"], &wanted["name"]), (&"prod".into(), &"a".into()));
             let allowed = wanted["subresource"] != "exec" || wanted["verb"] == "get";
             review["status"] = serde_json::json!({"allowed": allowed, "reason": "so"});
             (201, review)
         });
-        let grants = needed(&TargetName::Pod("a".to_owned()));
-        let answers = review(&cluster, &grants).await.unwrap();
+        let target = TargetName::Pod("a".to_owned());
+        let grants = needed(&target);
+        let answers = review(&cluster, &target, &grants).await.unwrap();
         let told: Vec<_> = answers.iter().map(|answer| (answer.right.as_str(), answer.allowed)).collect();
         let expected = [
             ("get pods", true),
@@ -184,5 +192,13 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(refused(&grants, &answers), [EXEC]);
+    }
+
+    #[test]
+    fn only_what_the_user_names_is_asked_for_by_name() {
+        let target = TargetName::Workload(Workload::Job, "a".to_owned());
+        let name = |grant| question("prod", &target, &grant, "get").spec.resource_attributes.unwrap().name;
+        assert_eq!(name(Grant::new("batch", "jobs", &["get"])).as_deref(), Some("a"));
+        assert_eq!(name(EXEC), None);
     }
 }

@@ -8,9 +8,47 @@ use super::{
     target::why_phase,
 };
 
-/// Why nothing more will come, as a sentence without its full stop; none while all live.
+/// Why nothing more will come, each a sentence without its full stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// The pod or the target's container is not what it was.
+    Target(String),
+    /// The profiler's container has ended, and nothing is said of the target: it may follow, since both end with the first process of
+    /// the target's PID namespace.
+    Profiler(String),
+}
+
+impl Gone {
+    /// The sentence.
+    #[must_use]
+    pub fn why(self) -> String {
+        match self {
+            Self::Target(why) | Self::Profiler(why) => why,
+        }
+    }
+}
+
+/// Why nothing more will come; none while all live.
 #[must_use]
-pub fn why_gone(pod: &Pod, target: &PodTarget, profiler: &str) -> Option<String> {
+pub fn why_gone(pod: &Pod, target: &PodTarget, profiler: &str) -> Option<Gone> {
+    if let Some(why) = why_target_gone(pod, target) {
+        return Some(Gone::Target(why));
+    }
+    let Progress::Failed(error) = judge(pod, profiler) else { return None };
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some(Gone::Target(format!("pod {} was deleted while it was recorded", target.pod)));
+    }
+    let why = match error {
+        ContainerError::Terminated { reason, code, .. } => {
+            let oom = if reason == "OOMKilled" { ": the pod has no memory left" } else { "" };
+            format!("the profiler's container {profiler} ended ({reason}, exit code {code}){oom}")
+        }
+        other => other.to_string(),
+    };
+    Some(Gone::Profiler(why))
+}
+
+fn why_target_gone(pod: &Pod, target: &PodTarget) -> Option<String> {
     let name = &target.pod;
     if pod.metadata.uid.as_deref().is_some_and(|uid| uid != target.uid) {
         return Some(format!("pod {name} was deleted and made anew while it was recorded"));
@@ -21,22 +59,8 @@ pub fn why_gone(pod: &Pod, target: &PodTarget, profiler: &str) -> Option<String>
         return Some(format!("pod {name} ended while it was recorded: {phase}{}", why_phase(pod)));
     }
     let statuses = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    if let Some(why) =
-        statuses.iter().find(|one| one.name == target.container).and_then(|one| why_restarted(one, target))
-    {
-        return Some(format!("container {} of pod {name} {why} while it was recorded", target.container));
-    }
-    let Progress::Failed(error) = judge(pod, profiler) else { return None };
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Some(format!("pod {name} was deleted while it was recorded"));
-    }
-    match error {
-        ContainerError::Terminated { reason, code, .. } => {
-            let oom = if reason == "OOMKilled" { ": the pod has no memory left" } else { "" };
-            Some(format!("the profiler's container {profiler} ended ({reason}, exit code {code}){oom}"))
-        }
-        other => Some(other.to_string()),
-    }
+    let why = statuses.iter().find(|one| one.name == target.container).and_then(|one| why_restarted(one, target))?;
+    Some(format!("container {} of pod {name} {why} while it was recorded", target.container))
 }
 
 fn why_restarted(status: &ContainerStatus, target: &PodTarget) -> Option<String> {
@@ -74,7 +98,7 @@ mod tests {
         });
         change(&mut pod);
         let target = PodTarget { restarts: 4, ..target() };
-        why_gone(&serde_json::from_value(pod).unwrap(), &target, "aiprof-abcde")
+        why_gone(&serde_json::from_value(pod).unwrap(), &target, "aiprof-abcde").map(Gone::why)
     }
 
     #[test]

@@ -126,7 +126,8 @@ fn why_no_config(error: &KubeconfigError, props: &ClusterProps) -> String {
                 props.context.as_deref().unwrap_or_default()
             )
         }
-        other => format!("the kubeconfig cannot be used: {}", chain(other)),
+        // What cannot be parsed is shown on the lines below the first.
+        other => format!("the kubeconfig cannot be used: {}", chain(other).lines().next().unwrap_or_default()),
     }
 }
 
@@ -203,9 +204,12 @@ pub(crate) mod tests {
             pod: "vllm-0".to_owned(),
             uid: "u1".to_owned(),
             container: "server".to_owned(),
+            container_id: Some("0a1b".to_owned()),
             image: "vllm:2".to_owned(),
+            storage_bytes: None,
             restarts: 0,
             node: None,
+            platform: None,
             passed_over: vec![],
         }
     }
@@ -237,7 +241,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut props = ClusterProps { kubeconfig: Some(folder.path().join("missing")), ..props() };
         let text = Cluster::find(&props).await.unwrap_err().to_string();
-        assert!(text.contains("missing cannot be read: No such file") && text.contains("--kubeconfig"), "{text}");
+        assert!(text.contains("missing cannot be read: ") && text.contains("--kubeconfig"), "{text}");
         props.kubeconfig = Some(kubeconfig(folder.path()));
         props.context = Some("z".to_owned());
         let text = Cluster::find(&props).await.unwrap_err().to_string();

@@ -1,30 +1,27 @@
 //! The profiler's ephemeral container: how it is described, and what its state means. Takes and gives objects of the API; no I/O.
 
+use aiprof_capture::attach::{SOCKET, UPLOADED};
 use k8s_openapi::api::core::v1::{
     Capabilities, ContainerState, ContainerStatus, EphemeralContainer, Pod, SecurityContext,
 };
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::{ClusterProps, ImageSource, PodTarget, target::why_not_running};
+use super::{ClusterProps, ImageSource, PodTarget, storage, target::why_not_running};
 
 /// What the names of our containers begin with.
 pub const NAME_PREFIX: &str = "aiprof-";
-/// Where an uploaded profiler lies.
-pub const UPLOADED: &str = "/tmp/.aiprof/profiler";
 /// Where an image of ours holds it.
 pub const IN_IMAGE: &str = "/aiprof-profiler";
-/// Where a profiler that serves listens.
-pub const SOCKET: &str = "/tmp/.aiprof/socket";
 /// A profiler ends by itself when nobody was attached for so long, in seconds.
-pub const LEASE_S: &str = "60";
+const LEASE_S: &str = "60";
 /// What a capture needs; `DAC_OVERRIDE` and `DAC_READ_SEARCH` since the target's files belong to its own user.
 const CAPABILITIES: [&str; 5] = ["SYS_ADMIN", "SYS_PTRACE", "SYSLOG", "DAC_READ_SEARCH", "DAC_OVERRIDE"];
-/// Waits a minute at most for the upload, then becomes the profiler. A `sleep` that knows no fractions waits whole seconds.
-const WAIT_FOR_UPLOAD: &str = "umask 077; mkdir -p /tmp/.aiprof || exit 120; n=0; \
-while [ ! -x /tmp/.aiprof/profiler ]; do [ $n -lt 600 ] || exit 121; \
+/// Waits a minute at most for the upload of its first argument, then becomes that. A `sleep` that knows no fractions waits whole seconds.
+const WAIT_FOR_UPLOAD: &str = "umask 077; mkdir -p \"${1%/*}\" || exit 120; n=0; \
+while [ ! -x \"$1\" ]; do [ $n -lt 600 ] || exit 121; \
 if sleep 0.1 2>/dev/null; then n=$((n+1)); else sleep 1 || exit 122; n=$((n+10)); fi; done; \
-exec /tmp/.aiprof/profiler serve --socket /tmp/.aiprof/socket --lease 60";
+exec \"$@\"";
 
 /// Why the container does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -114,11 +111,11 @@ pub fn new_name() -> Result<String, getrandom::Error> {
 #[must_use]
 pub fn describe(name: &str, target: &PodTarget, props: &ClusterProps) -> EphemeralContainer {
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-    let (image, command) = match &props.image {
-        ImageSource::Auto => (target.image.clone(), words(&["/bin/sh", "-c", WAIT_FOR_UPLOAD])),
-        ImageSource::Image(image) => {
-            (image.clone(), words(&[IN_IMAGE, "serve", "--socket", SOCKET, "--lease", LEASE_S]))
-        }
+    let spool_bytes = storage::spool_bytes(target.storage_bytes, props.image == ImageSource::Auto).to_string();
+    let serve = ["serve", "--socket", SOCKET, "--lease", LEASE_S, "--spool-bytes", &spool_bytes];
+    let (image, before) = match &props.image {
+        ImageSource::Auto => (&target.image, &["/bin/sh", "-c", WAIT_FOR_UPLOAD, "sh", UPLOADED][..]),
+        ImageSource::Image(image) => (image, &[IN_IMAGE][..]),
     };
     let mut security = SecurityContext {
         run_as_user: Some(0),
@@ -134,9 +131,9 @@ pub fn describe(name: &str, target: &PodTarget, props: &ClusterProps) -> Ephemer
     }
     EphemeralContainer {
         name: name.to_owned(),
-        image: Some(image),
+        image: Some(image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(command),
+        command: Some(words(&[before, &serve].concat())),
         target_container_name: Some(target.container.clone()),
         security_context: Some(security),
         ..EphemeralContainer::default()

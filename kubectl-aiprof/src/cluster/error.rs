@@ -24,7 +24,7 @@ pub enum ClusterError {
         why: String,
     },
     /// The kubeconfig's user cannot be used.
-    #[error("cannot log in to {address}: {why}")]
+    #[error("cannot log in to {address}: {why}; check that `kubectl get pods` works with the same kubeconfig")]
     Login {
         /// The API server.
         address: String,
@@ -40,7 +40,7 @@ pub enum ClusterError {
         why: String,
     },
     /// It does not answer in time.
-    #[error("the API server {address} did not answer within {seconds} s: cannot {doing}")]
+    #[error("cannot {doing}: the API server {address} did not answer within {seconds} s; try again")]
     NoAnswer {
         /// Its address.
         address: String,
@@ -124,7 +124,7 @@ pub enum ClusterError {
     #[error("this build carries no profiler for the pod; build it with `make build`, or give --image REF")]
     NoneEmbedded,
     /// The one that was named cannot be read.
-    #[error("cannot read the profiler {path}: {source}")]
+    #[error("cannot read the profiler {path}: {source}; name another with the variable AIPROF_PROFILER, or unset it")]
     ReadProgram {
         /// Where it should be.
         path: PathBuf,

@@ -1,8 +1,9 @@
 //! A profiler in a pod: from what the user named to a container of ours that runs there and can be exec'ed into.
 //!
-//! [`client`] finds the cluster, [`target`] says what a named pod is good for (pure) and [`pick`] fetches it, [`container`] describes and
-//! judges the ephemeral container (pure), [`start`] adds it and waits, [`alive`] says whether it is still there, [`exec`] runs a command there, [`upload`] brings the profiler,
-//! [`access`] asks what the user may do, [`error`] puts what went wrong into a sentence.
+//! [`client`] finds the cluster, [`target`] says what a named pod is good for (pure) and [`pick`] fetches it, [`container`] describes
+//! and judges the ephemeral container (pure), [`storage`] says what it may write (pure), [`start`] adds it and waits, [`alive`] says
+//! whether it is still there, [`exec`] runs a command there, [`upload`] brings the profiler, [`access`] asks what the user may do,
+//! [`error`] puts what went wrong into a sentence.
 
 pub mod access;
 pub mod alive;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod exec;
 pub mod pick;
 pub mod start;
+pub mod storage;
 pub mod target;
 pub mod upload;
 

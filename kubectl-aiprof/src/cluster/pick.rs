@@ -17,7 +17,7 @@ use super::{
     Cluster, ClusterProps,
     access::{GET_PODS, Grant, LIST_PODS},
     error::{ClusterError, Doing},
-    target::{self, PodTarget, TargetError, TargetName, Workload},
+    target::{self, PodTarget, TargetName, Workload},
 };
 
 /// Pods listed at most; a workload of more has a ready one among them.
@@ -42,9 +42,9 @@ pub async fn pick(cluster: &Cluster, props: &ClusterProps) -> Result<(Pod, PodTa
             ready_pod(cluster, ListParams::default().labels(selector), &props.target).await?
         }
     };
-    let target = target::extract(&pod, props.container.as_deref())?;
-    if let Some(os) = node_os(cluster, target.node.as_deref()).await {
-        return Err(TargetError::NotLinux { pod: target.pod, os }.into());
+    let mut target = target::extract(&pod, props.container.as_deref())?;
+    if let Some(node) = get_node(cluster, target.node.as_deref()).await {
+        target.platform = Some(target::platform(&node, &target.pod)?);
     }
     Ok((pod, target))
 }
@@ -100,12 +100,11 @@ async fn selector(cluster: &Cluster, workload: Workload, name: &str) -> Result<L
     })
 }
 
-/// What the node runs, if it is something else than Linux. Few users may read nodes, and then nothing is known.
-async fn node_os(cluster: &Cluster, node: Option<&str>) -> Option<String> {
+/// The node. Few users may read nodes, and then nothing is known.
+async fn get_node(cluster: &Cluster, node: Option<&str>) -> Option<Node> {
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     let doing = Doing { words: "read the node".to_owned(), grants: vec![] };
-    let node = cluster.call(&doing, nodes.get(node?)).await.ok()?;
-    target::other_os(&node)
+    cluster.call(&doing, nodes.get(node?)).await.ok()
 }
 
 #[cfg(test)]

@@ -110,6 +110,9 @@ pub async fn prepare_in(
             return Ok(Profiler { place, program: living.program(), target, reused: true });
         }
     }
+    if let Some(program) = &program {
+        program.fits(target.storage_bytes)?;
+    }
     let name = container::new_name()?;
     add(cluster, &target, &container::describe(&name, &target, props), false).await?;
     let patience = if program.is_some() { START } else { PULL };

@@ -5,10 +5,17 @@ use std::{fmt, str::FromStr};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Node, Pod};
 use thiserror::Error;
 
+use super::storage;
+use crate::strings::printable;
+
 /// Says which container kubectl takes when nobody names one.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Says what a node runs.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// Says on what.
+const ARCH_LABEL: &str = "kubernetes.io/arch";
+/// The one architecture for which there is a profiler.
+const ARCH: &str = "amd64";
 /// The longest name of an object, in bytes.
 const MAX_NAME_BYTES: usize = 253;
 
@@ -106,12 +113,18 @@ pub struct PodTarget {
     pub uid: String,
     /// The container.
     pub container: String,
+    /// The runtime's id of it, without the runtime's name.
+    pub container_id: Option<String>,
     /// Its image.
     pub image: String,
+    /// Bytes of ephemeral storage that the pod may use; none without a limit.
+    pub storage_bytes: Option<u64>,
     /// How often it had been restarted.
     pub restarts: i32,
     /// The node it runs on.
     pub node: Option<String>,
+    /// System and architecture of the node, such as `linux/amd64`; none if the node may not be read.
+    pub platform: Option<String>,
     /// Other containers that could have been meant, if nobody named one.
     pub passed_over: Vec<String>,
 }
@@ -137,7 +150,7 @@ pub enum TargetError {
         states: String,
     },
     /// The pod does not run.
-    #[error("pod {pod} is {phase}{why}, not Running: nothing in it can be profiled")]
+    #[error("pod {pod} is {phase}{why}, not Running: nothing in it can be profiled; see `kubectl describe pod`")]
     NotRunning {
         /// The pod.
         pod: String,
@@ -159,6 +172,14 @@ pub enum TargetError {
         pod: String,
         /// What it runs on.
         os: String,
+    },
+    /// The pod runs on a processor for which there is no profiler.
+    #[error("pod {pod} runs on a node of architecture {architecture}: only {ARCH} can be profiled")]
+    OtherArchitecture {
+        /// The pod.
+        pod: String,
+        /// What it runs on.
+        architecture: String,
     },
     /// The pod has no such container.
     #[error("pod {pod} has no container {container}: it has {containers}")]
@@ -234,9 +255,12 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
         pod: pod_name,
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         container: chosen.name.clone(),
+        container_id: found.and_then(|status| container_id(status.container_id.as_deref()?)),
         image: chosen.image.clone().unwrap_or_default(),
+        storage_bytes: storage::limit_bytes(pod),
         restarts: found.map_or(0, |status| status.restart_count),
         node: spec.and_then(|spec| spec.node_name.clone()),
+        platform: None,
         passed_over: others.map(|other| other.name.clone()).filter(|other| !named && *other != chosen.name).collect(),
     })
 }
@@ -245,13 +269,23 @@ pub fn extract(pod: &Pod, container: Option<&str>) -> Result<PodTarget, TargetEr
 #[must_use]
 pub fn why_phase(pod: &Pod) -> String {
     let words = pod.status.as_ref().and_then(|status| status.message.as_ref().or(status.reason.as_ref()));
-    words.map(|words| format!(" ({words})")).unwrap_or_default()
+    words.map(|words| format!(" ({})", printable(words))).unwrap_or_default()
 }
 
-/// What a node runs, if that is something else than Linux.
-#[must_use]
-pub fn other_os(node: &Node) -> Option<String> {
-    node.metadata.labels.as_ref()?.get(OS_LABEL).filter(|os| *os != "linux").cloned()
+/// System and architecture of the node of a pod, such as `linux/amd64`; what the node does not say is taken for right.
+///
+/// # Errors
+/// It is another one than what can be profiled.
+pub fn platform(node: &Node, pod: &str) -> Result<String, TargetError> {
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
+    let (os, architecture) = (label(OS_LABEL), label(ARCH_LABEL));
+    if let Some(os) = os.filter(|os| os != "linux") {
+        return Err(TargetError::NotLinux { pod: pod.to_owned(), os });
+    }
+    match architecture.unwrap_or_else(|| ARCH.to_owned()) {
+        architecture if architecture == ARCH => Ok(format!("linux/{architecture}")),
+        architecture => Err(TargetError::OtherArchitecture { pod: pod.to_owned(), architecture }),
+    }
 }
 
 /// A state of a container in words, and none if it runs.
@@ -269,12 +303,17 @@ pub fn why_not_running(status: Option<&ContainerStatus>) -> Option<String> {
         ContainerState { waiting: Some(waiting), .. } => {
             let reason = waiting.reason.as_deref().unwrap_or("Waiting");
             Some(match waiting.message.as_deref() {
-                Some(message) => format!("{reason}: {message}"),
+                Some(message) => format!("{reason}: {}", printable(message)),
                 None => reason.to_owned(),
             })
         }
         ContainerState { .. } => Some("it has not been started yet".to_owned()),
     }
+}
+
+/// `ID` of `containerd://ID`.
+fn container_id(text: &str) -> Option<String> {
+    text.split_once("://").map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty())
 }
 
 fn choose_container<'a>(pod: &'a Pod, container: Option<&str>) -> Result<&'a Container, TargetError> {

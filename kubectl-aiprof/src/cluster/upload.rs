@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use aiprof_capture::attach::UPLOADED;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    container::{UPLOADED, says_no_program},
+    container::says_no_program,
     error::ClusterError,
     exec::{self, Output, Place},
+    storage,
 };
 use crate::{
     strings::{hex, printable},
@@ -19,8 +21,7 @@ const UPLOAD: Duration = Duration::from_mins(3);
 /// A small command lasts at most so long.
 const COMMAND: Duration = Duration::from_secs(20);
 /// Reads exactly as many bytes as it is told: the end of standard input does not arrive everywhere.
-const RECEIVE: &str = "umask 077; mkdir -p /tmp/.aiprof; \
-head -c \"$1\" >/tmp/.aiprof/profiler.new && chmod 700 /tmp/.aiprof/profiler.new";
+const RECEIVE: &str = "umask 077; mkdir -p \"${2%/*}\"; head -c \"$1\" >\"$2\" && chmod 700 \"$2\"";
 /// Exit status of a shell that does not find a program.
 const NOT_FOUND: i32 = 127;
 const NO_SHELL: &str = "the target's image has no shell, or lacks mkdir, head, chmod or mv; \
@@ -53,6 +54,25 @@ impl Program {
         Self { bytes, sha256 }
     }
 
+    /// Says why it is not to be brought into a pod with this limit of ephemeral storage.
+    ///
+    /// # Errors
+    /// The pod could be evicted for it.
+    pub fn fits(&self, limit: Option<u64>) -> Result<(), ClusterError> {
+        let bytes = self.bytes.len() as u64;
+        match limit {
+            Some(limit) if !storage::has_room(limit, bytes) => Err(ClusterError::Upload {
+                why: format!(
+                    "of the {} MiB of ephemeral storage that the pod may use it would take {} MiB; \
+                     give --image REF, an image that holds the profiler",
+                    limit >> 20,
+                    bytes.div_ceil(1 << 20)
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the container holds this very program in its place already.
     pub async fn is_there(&self, place: &Place) -> bool {
         verify(place, UPLOADED, &self.sha256).await.is_ok_and(|output| says_ok(&output))
@@ -64,9 +84,9 @@ impl Program {
     /// The image has no shell, the disk is full, or what arrived is not what was sent.
     pub async fn upload(&self, place: &Place) -> Result<(), ClusterError> {
         let size = self.bytes.len().to_string();
-        let command = words(&["sh", "-c", RECEIVE, "sh", &size]);
-        judge(exec::run(place, &command, &self.bytes, UPLOAD).await, "it does not arrive")?;
         let temporary = format!("{UPLOADED}.new");
+        let command = words(&["sh", "-c", RECEIVE, "sh", &size, &temporary]);
+        judge(exec::run(place, &command, &self.bytes, UPLOAD).await, "it does not arrive")?;
         let checked =
             judge(verify(place, &temporary, &self.sha256).await, "it does not run there, or arrived damaged")?;
         if !says_ok(&checked) {
@@ -109,30 +129,40 @@ fn words(words: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write as _,
-        process::{Command, Stdio},
-    };
-
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn the_shells_part_takes_exactly_what_was_sent() {
+        use std::{
+            io::Write as _,
+            process::{Command, Stdio},
+        };
         let folder = tempfile::tempdir().unwrap();
-        let script = RECEIVE.replace("/tmp/.aiprof", folder.path().join("in").to_str().unwrap());
-        let mut child = Command::new("sh").args(["-c", &script, "sh", "5"]).stdin(Stdio::piped()).spawn().unwrap();
+        let path = folder.path().join("in/profiler.new");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", RECEIVE, "sh", "5"]).arg(&path).stdin(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(b"12345").unwrap();
         // Its input is still open.
         assert!(child.wait().unwrap().success());
         drop(stdin);
-        assert_eq!(fs::read(folder.path().join("in/profiler.new")).unwrap(), b"12345");
+        assert_eq!(fs::read(path).unwrap(), b"12345");
     }
 
     #[test]
     fn the_checksum_is_written_as_sha256sum_has_it() {
         let program = Program::new(b"abc".to_vec());
         assert_eq!(program.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn no_pod_is_evicted_for_an_upload() {
+        let program = Program::new(vec![0; 4 << 20]);
+        assert!(program.fits(None).is_ok() && program.fits(Some(1 << 30)).is_ok());
+        let text = program.fits(Some(8 << 20)).unwrap_err().to_string();
+        assert!(text.contains("of the 8 MiB of ephemeral storage that the pod may use it would take 4 MiB"), "{text}");
     }
 
     #[test]

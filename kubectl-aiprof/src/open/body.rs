@@ -4,13 +4,14 @@ use std::{
     convert::Infallible,
     fs::File,
     io,
-    os::unix::fs::FileExt as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
+
+use crate::platform::read_exact_at;
 
 /// Bytes of one piece.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -46,7 +47,7 @@ impl Body for FileBody {
             return Poll::Ready(None);
         };
         let mut piece = vec![0; PIECE_BYTES.min(self.end - self.offset) as usize];
-        Poll::Ready(Some(match file.read_exact_at(&mut piece, self.offset) {
+        Poll::Ready(Some(match read_exact_at(&file, &mut piece, self.offset) {
             Ok(()) => {
                 self.offset += piece.len() as u64;
                 Ok(Frame::data(piece.into()))

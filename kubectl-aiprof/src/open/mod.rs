@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use self::{answer::TraceAnswers, site::Site};
-use crate::advice::advice;
+use crate::{advice::advice, platform::Signals};
 
 /// The only port of this machine from which <https://ui.perfetto.dev> may fetch.
 pub const DEFAULT_PORT: u16 = 9001;
@@ -136,12 +136,14 @@ async fn show(props: &OpenProps, trace: File) -> Result<(), OpenError> {
     let address = listener.local_addr().map_err(OpenError::Machine)?;
     let answers = TraceAnswers::new(origin, &trace_name(&props.archive)).map_err(OpenError::Machine)?;
     let link = link(&ui, address, answers.path());
+    // `record`, which may have run before, took them from their usual meaning.
+    let mut signals = Signals::listen().map_err(OpenError::Machine)?;
     // Nobody may read it, but a browser comes all the same.
     let _ = io::stdout().write_all(announcement(&link, props.browser).as_bytes());
     eprintln!("Waiting for the UI to fetch the trace (Ctrl-C to end)");
     tokio::select! {
         () = server::serve(listener, answers, trace, site) => eprintln!("The UI has the trace"),
-        () = end_asked() => {}
+        () = signals.next() => {}
     }
     Ok(())
 }
@@ -158,19 +160,6 @@ fn announcement(link: &str, browser: bool) -> String {
         ),
         Err(_) => format!("No browser could be started: open this link yourself:\n{link}\n"),
     }
-}
-
-/// Waits for Ctrl-C or SIGTERM: `record`, which may have run before, took both from their usual meaning.
-async fn end_asked() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        return;
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 async fn listen(port: u16) -> Result<TcpListener, OpenError> {

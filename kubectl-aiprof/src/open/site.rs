@@ -87,6 +87,7 @@ mod tests {
         std::fs::write(root.join("index.html"), "<html>").unwrap();
         std::fs::write(root.join("v52/engine.wasm"), "wasm").unwrap();
         std::fs::write(folder.path().join("secret"), "secret").unwrap();
+        #[cfg(unix)]
         std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
         let site = Site::open(&root).unwrap();
         (folder, site)

@@ -1,7 +1,7 @@
 //! One capture over a [`Connection`]: moves bytes between profiler, [`Session`] and [`Spool`], and hears signals. Nothing here knows
 //! where the profiler runs.
 
-use std::{future::pending, io, time::Duration};
+use std::{future::pending, time::Duration};
 
 use aiprof_capture::{
     progress::Progress,
@@ -9,18 +9,19 @@ use aiprof_capture::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout},
 };
 
+pub use crate::platform::Signals;
+
 use super::{
     RecordError,
-    held::HeldCommand,
     output::Spool,
     progress::Display,
     session::{Outcome, Session},
 };
 use crate::{
+    local::HeldCommand,
     strings::printable,
     transport::{Connection, Ended, Life},
 };
@@ -33,34 +34,6 @@ const SILENCE: Duration = Duration::from_mins(2);
 const NOTICE: Duration = Duration::from_secs(1);
 /// After the profiler has ended, what it wrote has so long to arrive.
 const ARRIVAL: Duration = Duration::from_secs(2);
-
-/// The signals that end a capture early.
-#[derive(Debug)]
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From now on these signals no longer end this process.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for the next.
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-}
 
 /// What became of a capture.
 #[derive(Debug)]

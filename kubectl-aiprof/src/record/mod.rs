@@ -1,14 +1,9 @@
 //! `record`: from what the user asked to an archive.
 //!
-//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`held`] starts the user's program, [`pod`] records in
-//! a pod, [`output`] says where things go, [`progress`] and [`summary`] tell the user. This file joins them.
+//! [`session`] puts together what a profiler sends, [`capture`] moves the bytes, [`pod`] records in a pod, [`output`] says where things go, [`progress`] and [`summary`] tell the user. This file joins them.
 
-#[cfg(target_os = "linux")]
 pub mod capture;
-#[cfg(target_os = "linux")]
-pub mod held;
 pub mod output;
-#[cfg(target_os = "linux")]
 pub mod pod;
 pub mod progress;
 pub mod session;
@@ -33,7 +28,6 @@ use thiserror::Error;
 pub use self::progress::ProgressMode;
 use self::{
     capture::{Captured, Ends, Signals},
-    held::{HeldCommand, HeldError},
     output::Spool,
     progress::Display,
     session::{Outcome, Torn},
@@ -42,9 +36,9 @@ use crate::{
     EXIT_FAILED, EXIT_GIVEN_UP, EXIT_PARTIAL,
     advice::advice,
     cluster::{ClusterError, ClusterProps},
-    open,
+    local::{self, HeldCommand, LocalError},
+    open, platform,
     strings::printable,
-    transport::local::{self, LocalError},
 };
 
 /// A program that outlives its window has so long to end by itself.
@@ -126,15 +120,12 @@ pub enum RecordError {
     /// The archive cannot be made of what arrived.
     #[error("{0}{advice}", advice = advice(.0))]
     Archive(#[from] ArchiveError),
-    /// No profiler.
+    /// No profiler on this machine, or not the user's program.
     #[error(transparent)]
     Local(#[from] LocalError),
     /// No profiler in the pod.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The user's program does not run.
-    #[error(transparent)]
-    Command(#[from] HeldError),
     /// The profiler said why it cannot, or ended with nothing.
     #[error("{message}{}{hint}", if hint.is_empty() { "" } else { "; " })]
     Profiler {
@@ -224,6 +215,7 @@ fn request(props: &RecordProps, started: Option<u32>) -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids,
+        container_id: None,
         processes,
         duration_ms: props.duration.map(|duration| duration.as_millis() as u64),
         frequency_hz: props.frequency_hz,
@@ -257,8 +249,8 @@ fn keep(
         }
     };
     archive::write(path, &manifest, spool.file())?;
-    if let Err(error) = output::give_to_sudo_user(path) {
-        display.say(&format!("warning: {} stays root's: {error}", path.display()));
+    if let Err(error) = platform::give_to_sudo_user(path) {
+        display.warn(&format!("{} stays root's: {error}", path.display()));
     }
     let bytes = path.metadata().map_or(0, |metadata| metadata.len());
     display.clear();
@@ -277,7 +269,7 @@ fn keep(
 /// Says on standard error that something is missing: always, since the exit code says so too.
 fn tell(display: &Display, sentence: &str) {
     match display {
-        Display::Json => display.say(sentence),
+        Display::Json => display.warn(sentence),
         _ => eprintln!("warning: {sentence}"),
     }
 }
@@ -349,6 +341,7 @@ pub(crate) mod tests {
             request: Request {
                 protocol: PROTOCOL_VERSION,
                 pids: vec![42],
+                container_id: None,
                 processes: vec![],
                 duration_ms: Some(1_000),
                 frequency_hz: 100,

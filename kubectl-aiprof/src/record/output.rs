@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{RecordError, Target};
-use crate::cluster::TargetName;
+use crate::{cluster::TargetName, local};
 
 /// What every archive's name ends with.
 const SUFFIX: &str = ".aiprof.tar.gz";
@@ -84,19 +84,6 @@ impl Spool {
     }
 }
 
-/// Gives the archive to the user who called sudo. A failure is told: root's file is still a good archive.
-#[cfg(unix)]
-pub fn give_to_sudo_user(archive: &Path) -> io::Result<()> {
-    let id = |name: &str| std::env::var(name).ok().and_then(|id| id.parse::<u32>().ok());
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    match (id("SUDO_UID"), id("SUDO_GID")) {
-        (Some(uid), Some(gid)) => std::os::unix::fs::lchown(archive, Some(uid), Some(gid)),
-        _ => Ok(()),
-    }
-}
-
 /// A file's name for a target: `server` for `python3 server.py`.
 fn target_name(target: &Target) -> String {
     let name = match target {
@@ -114,10 +101,9 @@ fn target_name(target: &Target) -> String {
 }
 
 fn process_name(pid: u32) -> Option<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let mut words = text.split('\0').filter(|word| !word.is_empty());
-    Some(command_name(OsStr::new(words.next()?), words.map(OsStr::new)))
+    let words = local::command_line(pid)?;
+    let (program, arguments) = words.split_first()?;
+    Some(command_name(program, arguments.iter().map(AsRef::as_ref)))
 }
 
 /// The script or module of a Python command, else the program.
@@ -190,12 +176,6 @@ mod tests {
         assert_eq!(file_name("\u{1b}[2J"), "2J");
         assert_eq!(file_name("..."), "capture");
         assert!(file_name(&"x".repeat(500)).len() <= MAX_NAME_BYTES);
-    }
-
-    #[test]
-    fn a_process_is_named_after_its_command_line() {
-        assert_eq!(process_name(0), None);
-        assert!(process_name(std::process::id()).unwrap().starts_with("kubectl_aiprof"));
     }
 
     #[test]

@@ -32,10 +32,11 @@ pub(super) async fn capture(
             () = signals.next() => return Ok(Captured::GivenUp),
         };
         let again = profiler.reused;
+        let request = Request { container_id: profiler.target.container_id.clone(), ..request.clone() };
         let connection = transport::cluster::connect(PodWay::new(profiler)).map_err(RecordError::Machine)?;
         *started_at = SystemTime::now();
         let ends = Ends { spool: &mut *spool, display: &mut *display, signals: &mut *signals, command: None, again };
-        match capture::capture(connection, request, ends).await? {
+        match capture::capture(connection, &request, ends).await? {
             Captured::Again(why) => {
                 display.say(&format!("that one cannot be used ({why}); adding another"));
                 reuse = false;

@@ -72,12 +72,21 @@ impl Display {
         }
     }
 
-    /// Shows a sentence of the plugin's own.
+    /// Shows a sentence of the plugin's own, in which nothing is wrong.
     pub fn say(&self, message: &str) {
+        self.tell(&Progress::Note { message: message.to_owned() });
+    }
+
+    /// Shows a warning of the plugin's own.
+    pub fn warn(&self, message: &str) {
+        self.tell(&Progress::Warning { message: message.to_owned() });
+    }
+
+    fn tell(&self, progress: &Progress) {
         match self {
-            Self::Bar(bar) => bar.println(message),
-            Self::Plain { .. } => write_line(message),
-            Self::Json => write_json(&Progress::Warning { message: message.to_owned() }),
+            Self::Bar(bar) => bar.println(sentence(progress).unwrap_or_default()),
+            Self::Plain { .. } => write_line(&sentence(progress).unwrap_or_default()),
+            Self::Json => write_json(progress),
             Self::Silent => {}
         }
     }
@@ -104,7 +113,7 @@ fn write_line(line: &str) {
 
 fn show_on_bar(bar: &ProgressBar, progress: &Progress) {
     match progress {
-        Progress::Process { .. } | Progress::Warning { .. } => {
+        Progress::Process { .. } | Progress::Note { .. } | Progress::Warning { .. } => {
             if let Some(sentence) = sentence(progress) {
                 bar.println(sentence);
             }
@@ -159,6 +168,7 @@ fn sentence(progress: &Progress) -> Option<String> {
             let python = python.as_deref().unwrap_or("no Python that can be read");
             format!("process {pid} {} ({})", printable(name), printable(python))
         }
+        Progress::Note { message } => printable(message),
         Progress::Warning { message } => format!("warning: {}", printable(message)),
         Progress::Started { duration_ms, processes, threads } => {
             let until = match duration_ms {
@@ -189,6 +199,7 @@ pub const fn reason_words(reason: EndReason) -> &'static str {
         EndReason::Stopped => "it was stopped",
         EndReason::TargetExited => "the recorded processes have ended",
         EndReason::PluginGone => "the asking side had gone",
+        EndReason::Terminated => "the profiler was told to end, as it is when its pod is deleted",
         EndReason::ProfilerDied => "the profiler died",
     }
 }

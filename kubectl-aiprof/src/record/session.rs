@@ -204,7 +204,7 @@ impl Session {
             Progress::Tick { elapsed_ms, .. } => self.elapsed_ms = *elapsed_ms,
             Progress::Finishing { reason } => return self.finishing.replace(*reason).is_none(),
             Progress::Error { message, hint } => self.error = Some((message.clone(), hint.clone())),
-            Progress::Warning { .. } => {}
+            Progress::Note { .. } | Progress::Warning { .. } => {}
         }
         true
     }

@@ -32,6 +32,12 @@ pub fn missing(manifest: &Manifest, trace_bytes: u64) -> Vec<String> {
             None => missing.push(format!("no {name}: the capture does not say why")),
         }
     }
+    if manifest.end_reason == EndReason::Terminated {
+        let after = manifest.duration_ms as f64 / 1000.0;
+        let of = manifest.request.duration_ms.map(|asked| format!(" of {:.1} s", asked as f64 / 1000.0));
+        let why = reason_words(manifest.end_reason);
+        missing.push(format!("the window was closed after {after:.1} s{}: {why}", of.unwrap_or_default()));
+    }
     if manifest.processes.is_empty() {
         missing.push("no process was seen".to_owned());
     }
@@ -106,6 +112,20 @@ mod tests {
         let missing = missing(&manifest, 0);
         assert_eq!(missing.len(), 4, "{missing:?}");
         assert!(missing[0].starts_with("no python:"));
+    }
+
+    #[test]
+    fn a_window_that_the_end_of_the_pod_closed_is_missing_its_rest() {
+        let mut manifest = manifest();
+        (manifest.end_reason, manifest.duration_ms, manifest.request.duration_ms) =
+            (EndReason::Terminated, 3_250, Some(30_000));
+        let expected = "the window was closed after 3.2 s of 30.0 s: the profiler was told to end, as it is when its pod is deleted";
+        assert_eq!(missing(&manifest, 1), [expected]);
+        manifest.request.duration_ms = None;
+        assert_eq!(missing(&manifest, 1).len(), 1);
+        // Whoever stopped it has got what was asked for.
+        manifest.end_reason = EndReason::Stopped;
+        assert_eq!(missing(&manifest, 1), Vec::<String>::new());
     }
 
     #[test]

@@ -215,7 +215,7 @@ impl<W: Way> Driver<W> {
                 capture.clear();
             }
             Event::Progress(Ok(read)) if read > 0 => {
-                self.resume.progress_bytes(self.begun.elapsed());
+                self.resume.progress_bytes(progress, self.begun.elapsed());
                 self.line_open = progress.last() != Some(&b'\n');
                 let _ = self.progress.write_all(progress).await;
                 progress.clear();

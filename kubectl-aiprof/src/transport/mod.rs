@@ -1,5 +1,6 @@
-//! Bytes to and from a profiler, wherever it runs. [`local`] is a child process; [`cluster`] is a profiler in a pod, behind exec
-//! sessions that come about by a [`way`] and may break; [`resume`] keeps their order. Both give a [`Connection`], so nothing above this module knows which it is.
+//! Bytes to and from a profiler, wherever it runs. [`local::start`](crate::local::start) runs one as a child process;
+//! [`cluster`] is one in a pod, behind exec sessions that come about by a [`way`] and may break; [`resume`] keeps their order. Both
+//! give a [`Connection`], so nothing above this module knows which it is.
 
 use std::{fmt, future::Future, pin::Pin};
 
@@ -7,8 +8,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod cluster;
 pub mod embedded;
-#[cfg(target_os = "linux")]
-pub mod local;
 pub mod resume;
 pub mod way;
 

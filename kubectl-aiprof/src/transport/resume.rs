@@ -6,6 +6,7 @@ use std::time::Duration;
 use aiprof_capture::{
     attach::{Attach, AttachControl},
     frame::{Decoder, FrameKind},
+    progress::Progress,
     request::{PROTOCOL_VERSION, Request},
 };
 
@@ -27,6 +28,8 @@ const HELD_AT_LEAST: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_millis(1_500);
 /// Exit status of a profiler that has said what is wrong.
 const FAILED: i32 = 1;
+/// Longest progress line that is looked at, in bytes.
+const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,8 @@ pub struct Resume {
     request: Option<Request>,
     /// Whether the profiler has shown that it has the capture.
     known: bool,
+    /// What has arrived of a progress line, as long as that may make it known.
+    line: Vec<u8>,
     received: u64,
     held: u64,
     held_at: Duration,
@@ -118,6 +123,7 @@ impl Resume {
             capture,
             request: None,
             known: false,
+            line: Vec::new(),
             received: 0,
             held: 0,
             held_at: Duration::ZERO,
@@ -154,6 +160,7 @@ impl Resume {
     /// The session is open and its first line is sent.
     pub fn opened(&mut self, now: Duration) {
         if self.state == State::Opening {
+            self.line.clear();
             self.held_at = now;
             self.held = self.received;
             self.state = State::Open { since: now, stop_sent: false, leave_sent: None };
@@ -163,6 +170,7 @@ impl Resume {
     /// Bytes of the capture arrived.
     pub fn capture_bytes(&mut self, bytes: &[u8], now: Duration) {
         self.heard(now);
+        self.known = true;
         self.received += bytes.len() as u64;
         self.decoder.push(bytes);
         // A damaged stream is found, told and ended by who reads it.
@@ -172,13 +180,24 @@ impl Resume {
     }
 
     /// Bytes of the progress arrived.
-    pub const fn progress_bytes(&mut self, now: Duration) {
+    pub fn progress_bytes(&mut self, bytes: &[u8], now: Duration) {
         self.heard(now);
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            if self.known {
+                return;
+            }
+            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend(piece.iter().take(room));
+            if piece.ends_with(b"\n") {
+                // While another capture is in the way there are only notes, and signs of life that say nothing.
+                let line = serde_json::from_slice(&std::mem::take(&mut self.line));
+                self.known = matches!(line, Ok(progress) if !matches!(progress, Progress::Note { .. }));
+            }
+        }
     }
 
     const fn heard(&mut self, now: Duration) {
         self.heard_at = now;
-        self.known = true;
         self.pause = FIRST_PAUSE;
     }
 

@@ -1,17 +1,23 @@
 //! How exec sessions into a pod come about, and what their ends mean.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, time::Duration};
 
+use aiprof_capture::attach::SOCKET;
 use kube::api::AttachedProcess;
+use tokio::time::sleep;
 
 use super::resume::{Break, Look};
 use crate::cluster::{
     ClusterError, PodTarget, Profiler,
-    alive::why_gone,
-    container::{SOCKET, says_no_program},
+    alive::{Gone, why_gone},
+    container::says_no_program,
     exec::{self, Place, SessionEnd, Streams},
     pick,
 };
+
+/// The ends of two containers that ended together may be told one after the other: how often, and when, to look for the second.
+const FURTHER_LOOKS: usize = 8;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// An open session.
 pub struct Session {
@@ -60,15 +66,34 @@ impl Way for PodWay {
     }
 
     async fn look(&self) -> Look {
-        match pick::get_pod(&self.place.cluster, &self.place.pod).await {
-            Ok(pod) => match why_gone(&pod, &self.target, &self.place.container) {
-                Some(why) => Look::Gone(why),
-                None => Look::Alive,
-            },
-            Err(ClusterError::NotFound { .. }) => {
-                Look::Gone(format!("pod {} was deleted while it was recorded", self.place.pod))
-            }
+        match self.look_once().await {
+            Ok(None) => Look::Alive,
+            Ok(Some(Gone::Target(why))) => Look::Gone(why),
+            Ok(Some(Gone::Profiler(why))) => Look::Gone(self.why_target_gone().await.unwrap_or(why)),
             Err(error) => Look::Unknown(error.to_string()),
+        }
+    }
+}
+
+impl PodWay {
+    /// What has become of the target, once the profiler is known to have ended; none if the target lives on.
+    async fn why_target_gone(&self) -> Option<String> {
+        for _ in 0..FURTHER_LOOKS {
+            sleep(LOOK_AGAIN).await;
+            if let Ok(Some(Gone::Target(why))) = self.look_once().await {
+                return Some(why);
+            }
+        }
+        None
+    }
+
+    async fn look_once(&self) -> Result<Option<Gone>, ClusterError> {
+        match pick::get_pod(&self.place.cluster, &self.place.pod).await {
+            Ok(pod) => Ok(why_gone(&pod, &self.target, &self.place.container)),
+            Err(ClusterError::NotFound { .. }) => {
+                Ok(Some(Gone::Target(format!("pod {} was deleted while it was recorded", self.place.pod))))
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -76,10 +101,11 @@ impl Way for PodWay {
 /// Whether an error is for good.
 fn judge(error: ClusterError) -> Break {
     match error {
-        ClusterError::Rbac { .. }
-        | ClusterError::PodSecurity { .. }
-        | ClusterError::Unauthorized { .. }
-        | ClusterError::Login { .. } => Break::Refused(error.to_string()),
+        // The Role was no help to whoever had these rights when the capture began.
+        ClusterError::Rbac { doing, message, .. } => Break::Refused(format!("cannot {doing}: {message}")),
+        ClusterError::PodSecurity { .. } | ClusterError::Unauthorized { .. } | ClusterError::Login { .. } => {
+            Break::Refused(error.to_string())
+        }
         other => Break::Broken(other.to_string()),
     }
 }

@@ -17,6 +17,7 @@ fn manifest() -> Manifest {
         request: Request {
             protocol: PROTOCOL_VERSION,
             pids: vec![4242],
+            container_id: None,
             processes: vec![],
             duration_ms: Some(10_000),
             frequency_hz: 99,
@@ -130,6 +131,8 @@ fn a_failed_write_leaves_the_old_archive_and_nothing_else() {
     let error = write(&path, &manifest(), &mut unreadable).unwrap_err();
     assert!(matches!(error, ArchiveError::Write { .. }), "{error}");
     assert_eq!(read_trace(&path).unwrap(), b"old");
+    // On Windows it goes with its last handle only.
+    drop(unreadable);
     fs::remove_file(folder.path().join("trace")).unwrap();
     assert_eq!(names(folder.path()), ["server.aiprof.tar.gz"]);
 }

@@ -8,6 +8,8 @@
 //! A line that was on its way when a session broke may be lost, except that `Started`, `Finishing` and `Error` are repeated to every
 //! session that attaches; of the ticks only the latest is kept for the next session. A session that sends no line for half the
 //! server's lease is taken for a broken way and cut off, so [`AttachControl::Held`] is to be sent also when nothing new has come.
+//! While another capture that nobody attends is in the way, a session that wants to start its own gets a
+//! [`Note`](crate::progress::Progress::Note), then an empty line each second as a sign of life, and then what it asked for or an error.
 //! After the end frame a session has two seconds to say [`AttachControl::Leave`]; later ones attach again to say so.
 //!
 //! Exit status: 0 after the end frame, 1 with a [`crate::progress::Progress::Error`] line before it, anything else is a broken way.
@@ -15,6 +17,19 @@
 use serde::{Deserialize, Serialize};
 
 use crate::request::Request;
+
+macro_rules! in_folder {
+    ($name:literal) => {
+        concat!("/tmp/.aiprof", $name)
+    };
+}
+
+/// Folder of what an uploaded profiler and its server need in a pod.
+pub const FOLDER: &str = in_folder!("");
+/// Where an uploaded profiler lies.
+pub const UPLOADED: &str = in_folder!("/profiler");
+/// Where a server listens.
+pub const SOCKET: &str = in_folder!("/socket");
 
 /// First line of an attached session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

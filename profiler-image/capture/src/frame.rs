@@ -67,7 +67,7 @@ pub struct Frame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The first bytes are not [`MAGIC`].
+    /// The first bytes are not `AIPF`.
     #[error("the capture stream is out of step: expected a frame's first bytes {MAGIC:02x?}, found {found:02x?}")]
     Magic {
         /// The first bytes found.

@@ -23,7 +23,7 @@ pub struct Inspection {
     pub programs: Option<String>,
     /// Bytes that the cgroup may still take; none without a limit.
     pub memory_headroom_bytes: Option<u64>,
-    /// Processes that can be seen, without the profiler's own.
+    /// Processes of the target's container as far as that can be told, else all; without the profiler's own.
     pub processes: Vec<SeenProcess>,
 }
 

@@ -15,7 +15,12 @@ pub enum Progress {
         /// `CPython 3.12.1`, if it runs one that can be read.
         python: Option<String>,
     },
-    /// Something the user should know; the capture goes on.
+    /// What is being done, for the user; nothing is wrong.
+    Note {
+        /// One sentence.
+        message: String,
+    },
+    /// Something is not as it should be; the capture goes on.
     Warning {
         /// One sentence.
         message: String,
@@ -68,6 +73,8 @@ pub enum EndReason {
     TargetExited,
     /// The asking side has gone.
     PluginGone,
+    /// The profiler was told to end, as every container of a pod is when the pod is deleted.
+    Terminated,
     /// The profiler ended before it could say why.
     ProfilerDied,
 }

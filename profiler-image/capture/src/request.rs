@@ -13,6 +13,10 @@ pub struct Request {
     pub protocol: u32,
     /// Processes to profile, by id; their later children are profiled too. Empty: all that run CPython.
     pub pids: Vec<u32>,
+    /// The runtime's id of the container whose processes are meant, as `status.containerStatuses[].containerID` of a pod has it after
+    /// its scheme. Processes of others are profiled only by id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// Narrows the choice to processes whose name or command line contains one of these.
     pub processes: Vec<String>,
     /// How long; none: until stopped or until the processes have ended.

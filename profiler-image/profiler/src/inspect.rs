@@ -13,11 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aiprof_capture::inspect::{Inspection, SeenProcess};
+use aiprof_capture::{
+    attach::FOLDER,
+    inspect::{Inspection, SeenProcess},
+};
 use nix::sys::utsname::uname;
 use procfs::{ProcError, process::Process};
 
 use crate::{
+    container::Members,
     headroom,
     kernel::programs::{self, Programs, ProgramsError},
     maps::{self, Mapping},
@@ -35,15 +39,13 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LOOKERS: usize = 4;
 /// Processes that are listed.
 const MAX_PROCESSES: usize = 10_000;
-/// What the target's container runs while the profiler is on its way.
-const OWN_FOLDER: &str = "/tmp/.aiprof/";
 
 /// Files of code that a process maps, by device and inode.
 type Code = Vec<(u64, u64)>;
 
-/// Looks at the machine and at every process.
+/// Looks at the machine and at every process, or at those of the container of this id.
 #[must_use]
-pub fn inspect() -> Inspection {
+pub fn inspect(container_id: Option<&str>) -> Inspection {
     // One after the other: both take memory that is the target's.
     let trial = in_background(trial_load).recv_timeout(PATIENCE);
     let Trial { no_btf, programs } = trial.unwrap_or_else(|_| Trial {
@@ -59,7 +61,7 @@ pub fn inspect() -> Inspection {
         seccomp: own.and_then(|status| status.seccomp).is_some_and(|mode| mode != 0),
         yama: fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().and_then(|text| text.trim().parse().ok()),
         memory_headroom_bytes: headroom::bytes(),
-        processes: processes(Instant::now() + BUDGET),
+        processes: processes(container_id, Instant::now() + BUDGET),
         no_btf,
         programs,
     }
@@ -97,19 +99,24 @@ fn trial_load() -> Trial {
     Trial { no_btf: None, programs }
 }
 
-/// Every process but the profiler's own, as much as can be told by then.
-fn processes(until: Instant) -> Vec<SeenProcess> {
+/// Every process of the container but the profiler's own, as much as can be told by then.
+fn processes(container_id: Option<&str>, until: Instant) -> Vec<SeenProcess> {
     let own = executable("self");
     let parent = process::parent(std::process::id());
     let is_other = |each: &Listed| {
         each.pid != parent
-            && !each.command_line.contains(OWN_FOLDER)
+            // A shell that waits for the profiler, or brings it.
+            && !each.command_line.contains(FOLDER)
             && (own.is_none() || executable(&each.pid.to_string()) != own)
     };
     let mut listed: Vec<Listed> = process::list();
+    let members = container_id.map(|id| Members::of(id, listed.iter().map(|each| each.pid)));
+    listed.retain(|each| members.as_ref().is_none_or(|members| members.may_have(each.pid)));
     listed.truncate(MAX_PROCESSES);
     listed.retain(is_other);
     let mut seen: Vec<SeenProcess> = listed.iter().filter_map(|each| figures(each).ok()).collect();
+    // One that waits for its parent to take note of its end has no threads, and nothing to record.
+    seen.retain(|each| each.threads > 0);
     // What may well be Python comes first, in case the time is not enough.
     seen.sort_by_key(|each| (!each.title.contains("python"), each.pid));
     look(&mut seen, until);

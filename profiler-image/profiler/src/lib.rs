@@ -7,10 +7,11 @@
 //! - [`python`], [`native`]: from addresses to names; know nothing of the capture.
 //! - [`syscalls`]: from numbers and registers to names, flags and files, and sums of calls.
 //! - [`timeline`]: from records to slices.
-//! - [`memory`], [`maps`], [`process`], [`privilege`]: what the system tells.
+//! - [`memory`], [`maps`], [`process`], [`container`], [`privilege`]: what the system tells.
 //! - [`output`]: what leaves; [`resident`]: a capture that outlives its connections.
 //! - [`inspect`], [`headroom`], [`verify`]: what there is before a capture.
 
+pub mod container;
 pub mod dimensions;
 pub mod headroom;
 pub mod inspect;

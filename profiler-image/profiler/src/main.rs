@@ -20,7 +20,7 @@ use aiprof_profiler::{
     output::{Output, StandardError, progress},
     resident::{
         attach,
-        serve::{DEFAULT_SPOOL_BYTES, Ended, Options, Server},
+        serve::{DEFAULT_SPOOL_BYTES, DEFAULT_UNATTENDED, Ended, Options, Server},
     },
     session::{self, Failure},
     verify,
@@ -41,7 +41,7 @@ const USAGE: &str = "aiprof-profiler is started by `kubectl aiprof`; use that, o
   aiprof-profiler --stdio
   aiprof-profiler serve --socket PATH --lease SECONDS [--spool-bytes BYTES]
   aiprof-profiler attach --socket PATH
-  aiprof-profiler inspect
+  aiprof-profiler inspect [--container ID]
   aiprof-profiler verify --sha256 HEX
   aiprof-profiler --version";
 
@@ -55,7 +55,8 @@ fn main() -> ExitCode {
             name_self();
             ExitCode::from(attach::bridge(socket.as_ref()))
         }
-        ["inspect"] => print_inspection(),
+        ["inspect"] => print_inspection(None),
+        ["inspect", "--container", id] => print_inspection(Some(id)),
         ["verify", "--sha256", hex] => match verify::own(hex) {
             Ok(()) => say("ok"),
             Err(sentence) => fail(&sentence),
@@ -125,7 +126,7 @@ fn serve_options(words: &[&str]) -> Option<Options> {
             _ => return None,
         }
     }
-    Some(Options { socket: socket?, lease: Duration::from_secs(lease?), spool_bytes })
+    Some(Options { socket: socket?, lease: Duration::from_secs(lease?), unattended: DEFAULT_UNATTENDED, spool_bytes })
 }
 
 fn serve(options: &Options) -> ExitCode {
@@ -147,9 +148,9 @@ fn serve(options: &Options) -> ExitCode {
     }
 }
 
-fn print_inspection() -> ExitCode {
+fn print_inspection(container_id: Option<&str>) -> ExitCode {
     settle();
-    match serde_json::to_string(&inspect::inspect()) {
+    match serde_json::to_string(&inspect::inspect(container_id)) {
         Ok(json) => say(&json),
         Err(error) => fail(&format!("what was found cannot be written: {error}")),
     }

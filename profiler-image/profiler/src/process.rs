@@ -12,7 +12,7 @@ const MAX_TITLE: usize = 200;
 pub struct Listed {
     /// Its id.
     pub pid: u32,
-    /// See [`title`].
+    /// The title it has given itself, else its program, and for an interpreter its script.
     pub name: String,
     /// All arguments, for matching only: they may hold secrets.
     pub command_line: String,

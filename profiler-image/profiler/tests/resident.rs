@@ -8,9 +8,13 @@ mod resident_support;
 
 use std::{
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -87,6 +91,12 @@ fn frames(frames: u32) -> Option<Request> {
     Some(Request { frequency_hz: frames, ..request() })
 }
 
+/// As long as any test, so that nothing ends by itself.
+fn options(socket: &Path) -> Options {
+    let (lease, unattended) = (Duration::from_mins(1), Duration::from_mins(1));
+    Options { socket: socket.to_owned(), lease, unattended, spool_bytes: 64 << 20 }
+}
+
 /// A server in a thread.
 struct Serving {
     _folder: TempDir,
@@ -97,15 +107,23 @@ struct Serving {
 
 impl Serving {
     fn start(run: Run, lease: Duration, spool_bytes: u64) -> Self {
+        Self::with(run, |options| Options { lease, spool_bytes, ..options })
+    }
+
+    fn making_room_after(unattended: Duration, run: Run) -> Self {
+        Self::with(run, |options| Options { unattended, ..options })
+    }
+
+    fn with(run: Run, change: impl FnOnce(Options) -> Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("inner/socket");
-        let server = Server::bind(&Options { socket: socket.clone(), lease, spool_bytes }, run).unwrap();
+        let server = Server::bind(&change(options(&socket)), run).unwrap();
         let stopper = server.stopper();
         Self { _folder: folder, socket, stopper, thread: thread::spawn(move || server.run()) }
     }
 
     fn long(run: Run) -> Self {
-        Self::start(run, Duration::from_mins(1), 64 << 20)
+        Self::with(run, |options| options)
     }
 
     #[track_caller]
@@ -195,9 +213,6 @@ fn each_wrong_wish_has_its_sentence() {
         );
     }
     holder.cut();
-    wait_until("the other capture is told to be alone", || {
-        refused(start(attach("two", 0, frames(1)))).contains("to which nobody is attached")
-    });
     // What is held and not yet released can be had again and again.
     for from in [200_000, 400_000, 200_000] {
         let bridge = start(attach("one", from as u64, None));
@@ -225,7 +240,9 @@ fn stop_ends_the_window_and_a_complete_capture_makes_room_once_it_is_held() {
     assert!(lines.iter().any(|line| matches!(line, Progress::Finishing { reason: EndReason::Stopped })));
     assert_eq!(stream, expected((stream.len() / (FRAME_BYTES + 24)) as u32));
     let second = || Bridge::start(&server.socket, &attach("two", 0, frames(3)));
-    assert!(refused(second()).contains("holds another capture"));
+    let waiting = second();
+    waiting.wait_for_line(is_note);
+    waiting.cut();
     let bridge = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
     bridge.say(AttachControl::Held { bytes: stream.len() as u64 });
     assert_eq!(bridge.end().0, Some(0));
@@ -234,6 +251,149 @@ fn stop_ends_the_window_and_a_complete_capture_makes_room_once_it_is_held() {
     bridge.say(AttachControl::Leave);
     assert_eq!(bridge.end().1, expected(3));
     assert_eq!(server.ended(), Ended::Left);
+}
+
+fn is_note(line: &Progress) -> bool {
+    matches!(line, Progress::Note { message } if message.starts_with("waiting "))
+}
+
+/// Whether two captures were there at once.
+static OVERLAP: AtomicUsize = AtomicUsize::new(0);
+
+/// [`made_up`], which takes a while to undo what it did.
+fn slow_to_undo(request: &Request, control: &Receiver<EndReason>, output: Output) -> Result<(), Failure> {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    OVERLAP.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+    let result = made_up(request, control, output);
+    thread::sleep(Duration::from_millis(300));
+    RUNNING.fetch_sub(1, Ordering::SeqCst);
+    result
+}
+
+#[test]
+fn a_newcomer_waits_for_a_capture_whose_client_has_gone_and_then_has_the_server() {
+    const UNATTENDED: Duration = Duration::from_millis(2_500);
+    let server = Serving::making_room_after(UNATTENDED, slow_to_undo);
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    bridge.wait_for_bytes(100_000);
+    bridge.cut();
+    let cut = Instant::now();
+    let newcomer = Bridge::start(&server.socket, &attach("two", 0, frames(3)));
+    newcomer.wait_for_line(is_started);
+    assert!(cut.elapsed() >= UNATTENDED.mul_f32(0.9), "{:?}", cut.elapsed());
+    assert!(matches!(&newcomer.lines()[0], Progress::Note { message }
+        if message == "waiting 3 s for a capture whose plugin has gone"));
+    assert!((1..=4).contains(&newcomer.signs_of_life()), "{} signs of life", newcomer.signs_of_life());
+    newcomer.wait_for_bytes(expected(3).len());
+    assert_eq!(OVERLAP.load(Ordering::SeqCst), 0, "the capture before had not undone what it did");
+    assert!(refused(Bridge::start(&server.socket, &attach("one", 100, None))).contains("holds no capture one"));
+    newcomer.say(AttachControl::Leave);
+    assert_eq!(newcomer.end().1, expected(3));
+    assert_eq!(server.ended(), Ended::Left);
+}
+
+#[test]
+fn a_newcomer_is_refused_once_the_owner_comes_back() {
+    let server = Serving::long(made_up);
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    bridge.wait_for_bytes(100_000);
+    let stream = bridge.cut();
+    let newcomer = Bridge::start(&server.socket, &attach("two", 0, frames(3)));
+    newcomer.wait_for_line(is_note);
+    let owner = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None)).stay_alive();
+    let (status, _, lines) = newcomer.end();
+    assert_eq!(status, Some(1));
+    assert!(
+        matches!(lines.as_slice(), [_, Progress::Error { message, .. }] if message.contains("which somebody records"))
+    );
+    owner.wait_for_bytes(50_000);
+}
+
+#[test]
+fn a_client_that_is_silent_but_not_cut_off_makes_room_too() {
+    let server = Serving::making_room_after(Duration::from_secs(2), made_up);
+    let silent = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    silent.wait_for_bytes(1);
+    let begun = Instant::now();
+    // It may live: clients say nothing for some time.
+    assert!(refused(Bridge::start(&server.socket, &attach("two", 0, frames(3)))).contains("which somebody records"));
+    thread::sleep(Duration::from_millis(1_100).saturating_sub(begun.elapsed()));
+    let newcomer = Bridge::start(&server.socket, &attach("two", 0, frames(3)));
+    newcomer.wait_for_bytes(expected(3).len());
+    assert!(newcomer.lines().iter().any(is_note));
+    assert!(begun.elapsed() > Duration::from_millis(1_800), "{:?}", begun.elapsed());
+    assert_eq!(silent.end().0, Some(3));
+}
+
+#[test]
+fn a_client_that_goes_while_it_waits_starts_nothing() {
+    let server = Serving::making_room_after(Duration::from_secs(3), made_up);
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    bridge.wait_for_bytes(100_000);
+    let stream = bridge.cut();
+    let newcomer = Bridge::start(&server.socket, &attach("two", 0, frames(3)));
+    newcomer.wait_for_line(is_note);
+    newcomer.close_input();
+    assert_eq!(newcomer.end().0, Some(3));
+    thread::sleep(Duration::from_secs(3));
+    let owner = Bridge::start(&server.socket, &attach("one", stream.len() as u64, None));
+    owner.wait_for_bytes(50_000);
+    assert_eq!(owner.cut()[..1_000], expected(2_000)[stream.len()..stream.len() + 1_000]);
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_delivers_first_what_was_recorded() {
+    let server = Serving::long(made_up);
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    bridge.wait_for_bytes(1_000_000);
+    server.stopper.stop();
+    bridge.wait_for_line(|line| matches!(line, Progress::Finishing { reason: EndReason::Terminated }));
+    // From now on nobody else is let in.
+    let newcomer = Bridge::start(&server.socket, &attach("two", 0, frames(3)));
+    assert!(refused(newcomer).contains("told to end"));
+    let (status, stream, _) = bridge.end();
+    assert_eq!(status, Some(0));
+    assert_eq!(stream, expected((stream.len() / (FRAME_BYTES + 24)) as u32));
+    assert_eq!(server.ended(), Ended::Asked);
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_with_nobody_attached_ends_at_once() {
+    let server = Serving::long(made_up);
+    let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(100_000)));
+    bridge.wait_for_bytes(100_000);
+    bridge.cut();
+    let asked = Instant::now();
+    server.stopper.stop();
+    assert_eq!(server.ended(), Ended::Asked);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn whoever_takes_too_long_is_not_waited_for() {
+    /// A capture that goes on whatever it is told.
+    fn deaf(_: &Request, _: &Receiver<EndReason>, mut output: Output) -> Result<(), Failure> {
+        for number in 0.. {
+            output.frame(FrameKind::Trace, &payload(number));
+            if output.is_broken() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+    for (asks, took) in [(1, 7_500..9_500), (2, 0..1_500)] {
+        let server = Serving::long(deaf);
+        let bridge = Bridge::start(&server.socket, &attach("one", 0, frames(1))).stay_alive();
+        bridge.wait_for_bytes(100_000);
+        let asked = Instant::now();
+        for _ in 0..asks {
+            server.stopper.stop();
+        }
+        assert_eq!(bridge.end().0, Some(3));
+        assert_eq!(server.ended(), Ended::Asked);
+        assert!(took.contains(&asked.elapsed().as_millis()), "asked {asks} times: {:?}", asked.elapsed());
+    }
 }
 
 #[test]
@@ -328,8 +488,7 @@ fn a_bridge_waits_for_the_socket_but_not_for_ever() {
     let late = folder.path().join("late");
     let early = Bridge::start(&late, &attach("one", 0, frames(2)));
     thread::sleep(Duration::from_millis(500));
-    let options = Options { socket: late, lease: Duration::from_mins(1), spool_bytes: 1 << 20 };
-    let server = Server::bind(&options, made_up).unwrap();
+    let server = Server::bind(&options(&late), made_up).unwrap();
     let server = thread::spawn(move || server.run());
     early.wait_for_bytes(expected(2).len());
     early.say(AttachControl::Leave);
@@ -379,16 +538,33 @@ fn the_program_ends_by_its_lease_and_by_sigterm_and_leaves_no_socket() {
 }
 
 #[test]
+fn folders_that_are_missing_are_made_for_this_user_only() {
+    let folder = tempfile::tempdir().unwrap();
+    // An image of the profiler alone has no /tmp.
+    let socket = folder.path().join("tmp/.aiprof/socket");
+    let server = Server::bind(&options(&socket), made_up).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o700, 0o600));
+    let stopper = server.stopper();
+    stopper.stop();
+    assert_eq!(server.run().unwrap(), Ended::Asked);
+}
+
+#[test]
 fn inspect_and_verify_answer_in_one_line() {
-    let start = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let mut serving = Command::new(PROFILER).args(["serve", "--lease", "30", "--socket"]).arg(&socket).spawn().unwrap();
     let output = Command::new(PROFILER).arg("inspect").output().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    serving.kill().unwrap();
+    serving.wait().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.ends_with('\n') && text.lines().count() == 1);
     let inspection: aiprof_capture::inspect::Inspection = serde_json::from_str(&text).unwrap();
     assert_eq!(inspection.architecture, std::env::consts::ARCH);
     assert!(!inspection.kernel.is_empty());
-    assert!(inspection.processes.iter().all(|each| !each.title.starts_with("aiprof-profiler") && each.threads > 0));
+    assert!(inspection.processes.iter().any(|each| each.pid == 1));
+    assert!(inspection.processes.iter().all(|each| each.pid != serving.id() && each.threads > 0));
 
     let hex = aiprof_profiler::verify::sha256(Path::new(PROFILER)).unwrap();
     let verify = |hex: &str| Command::new(PROFILER).args(["verify", "--sha256", hex]).output().unwrap();

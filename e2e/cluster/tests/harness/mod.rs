@@ -7,37 +7,44 @@
 //! - `AIPROF`: the plugin's binary
 //! - `KUBECTL`: kubectl; that of `scripts/e2e-kubectl.sh` by default
 //! - `AIPROF_E2E_IMAGE`: the image; that of `scripts/e2e-image.sh` by default
+//! - `AIPROF_E2E_PROFILER_IMAGE`: the profiler's own image; that of `scripts/e2e-profiler-image.sh` by default, none on an external
+//!   cluster
+//!
+//! [`namespace`] is what a test makes in the cluster, [`plugin`] how it runs the plugin, [`pods`] what it asks about a pod.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod namespace;
+pub mod plugin;
+pub mod pods;
+
 use std::{
     ffi::OsString,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
 use aiprof_e2e::StandIn;
-use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// A program that keeps one thread busy and says when it is up.
+pub use self::namespace::Namespace;
+
+/// A program whose one thread is busy about half of the time, so that many of them fit on a small machine, and that says when it is up.
 pub const BUSY: &str = "
+import time
 def spin():
     total = 0
-    for number in range(20000):
+    for number in range(200000):
         total += number
     return total
 print('up', flush=True)
 while True:
     spin()
+    time.sleep(.01)
 ";
 
 /// The cluster that the tests of this process use.
@@ -82,6 +89,24 @@ impl Cluster {
         self.stand_in.as_ref().map(|(stand_in, _)| stand_in)
     }
 
+    /// kubectl with the administrator's kubeconfig and without arguments, not yet run.
+    pub fn kubectl_alone(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        command
+    }
+
+    /// The profiler's own image, if there is one here.
+    pub fn profiler_image(&self) -> Option<&'static str> {
+        static IMAGE: OnceLock<Option<String>> = OnceLock::new();
+        const GIVEN: &str = "AIPROF_E2E_PROFILER_IMAGE";
+        let find = || match self.stand_in {
+            Some(_) => Some(script("e2e-profiler-image.sh", GIVEN)),
+            None => std::env::var(GIVEN).ok(),
+        };
+        IMAGE.get_or_init(find).as_deref()
+    }
+
     /// Runs what the stand-in does asynchronously.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let (_, runtime) = self.stand_in.as_ref().expect("only on the stand-in");
@@ -99,177 +124,6 @@ fn script(name: &str, overridden_by: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A namespace with all that a test makes in it; gone when the test is over.
-pub struct Namespace {
-    /// The cluster.
-    pub cluster: &'static Cluster,
-    /// Its name.
-    pub name: String,
-}
-
-impl Namespace {
-    /// A new one.
-    pub fn new() -> Self {
-        Self::with_labels(&json!({}))
-    }
-
-    /// A new one, with a level of Pod Security that is enforced.
-    pub fn enforcing(level: &str) -> Self {
-        Self::with_labels(&json!({"pod-security.kubernetes.io/enforce": level}))
-    }
-
-    fn with_labels(labels: &Value) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("aiprof-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let namespace = Self { cluster: Cluster::get(), name };
-        namespace.create(
-            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace.name, "labels": labels}}),
-        );
-        // A real cluster makes the account a moment later, and refuses pods until then.
-        wait_for("the default service account", || {
-            namespace.kubectl(["get", "serviceaccount", "default"]).status.success()
-        });
-        namespace
-    }
-
-    /// Runs kubectl here.
-    pub fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Output {
-        self.kubectl_command(arguments).output().expect("kubectl runs")
-    }
-
-    /// kubectl here, not yet run.
-    pub fn kubectl_command<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let mut command = Command::new(&self.cluster.kubectl);
-        command.arg("--kubeconfig").arg(&self.cluster.kubeconfig).args(["--namespace", &self.name]).args(arguments);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// Runs kubectl here with this on its standard input.
-    pub fn kubectl_with<const N: usize>(&self, arguments: [&str; N], input: &[u8]) -> Output {
-        feed(&mut self.kubectl_command(arguments), input)
-    }
-
-    /// Makes an object (a namespaced one: in this namespace).
-    pub fn create(&self, object: &Value) {
-        let output = self.kubectl_with(["create", "--validate=false", "-f", "-"], object.to_string().as_bytes());
-        assert!(output.status.success(), "kubectl create: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// An object as it is now.
-    pub fn get(&self, what: &str) -> Value {
-        let output = self.kubectl(["get", what, "-o", "json"]);
-        assert!(output.status.success(), "kubectl get {what}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("kubectl prints JSON")
-    }
-
-    /// A pod of one container `app` that runs a Python program; waits until it is ready.
-    pub fn python_pod(&self, name: &str, program: &str) {
-        self.pod(name, &json!({"containers": [self.python("app", program)]}));
-    }
-
-    /// A container that runs a Python program.
-    pub fn python(&self, name: &str, program: &str) -> Value {
-        json!({"name": name, "image": self.cluster.image, "imagePullPolicy": "IfNotPresent", "command": ["python3", "-c", program]})
-    }
-
-    /// A pod of this spec; waits until it is ready.
-    pub fn pod(&self, name: &str, spec: &Value) {
-        let mut spec = spec.clone();
-        spec["terminationGracePeriodSeconds"] = json!(1);
-        self.create(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}));
-        let output = self.kubectl(["wait", "--for=condition=Ready", "--timeout=60s", &format!("pod/{name}")]);
-        assert!(
-            output.status.success(),
-            "pod/{name} is not ready: {}\n{}",
-            String::from_utf8_lossy(&output.stderr),
-            self.get(&format!("pod/{name}"))
-        );
-    }
-
-    /// A kubeconfig of a service account that may do only what these rules say.
-    pub fn user(&self, name: &str, rules: &Value) -> PathBuf {
-        let group = "rbac.authorization.k8s.io";
-        let subject = json!({"kind": "ServiceAccount", "name": name, "namespace": self.name});
-        let reference = json!({"apiGroup": group, "kind": "Role", "name": name});
-        self.create(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}));
-        self.create(
-            &json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": name}, "rules": rules}),
-        );
-        self.create(&json!({"apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": name},
-            "roleRef": reference, "subjects": [subject]}));
-        let output = self.kubectl(["create", "token", name]);
-        assert!(output.status.success(), "kubectl create token: {}", String::from_utf8_lossy(&output.stderr));
-        let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let view = self.kubectl(["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
-        let mut config: Value = serde_json::from_slice(&view.stdout).expect("kubectl prints JSON");
-        config["users"][0]["user"] = json!({"token": token});
-        let path = self.cluster.folder.path().join(format!("{}-{name}", self.name));
-        std::fs::write(&path, config.to_string()).expect("a kubeconfig");
-        path
-    }
-
-    /// Patches a pod's ephemeral containers as the user of a kubeconfig (none: the administrator), through `kubectl proxy`, since no
-    /// other command of kubectl patches this subresource freely; gives the HTTP status and the object.
-    pub fn add_ephemeral(&self, pod: &str, container: &Value, query: &str, kubeconfig: Option<&Path>) -> (u16, Value) {
-        let mut command = Command::new(&self.cluster.kubectl);
-        command.arg("--kubeconfig").arg(kubeconfig.unwrap_or(&self.cluster.kubeconfig)).args(["proxy", "--port=0"]);
-        let mut proxy = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("kubectl runs");
-        let mut line = String::new();
-        BufReader::new(proxy.stdout.as_mut().expect("a pipe"))
-            .read_line(&mut line)
-            .expect("kubectl proxy says where it listens");
-        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-        let body = json!({"spec": {"ephemeralContainers": [container]}}).to_string();
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}/ephemeralcontainers{query}", self.name);
-        let kind = "application/strategic-merge-patch+json";
-        let head = format!(
-            "PATCH {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut stream = TcpStream::connect(&address).unwrap_or_else(|why| panic!("kubectl proxy, \"{line}\": {why}"));
-        stream.write_all((head + &body).as_bytes()).expect("the request is sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("the answer is read");
-        proxy.kill().expect("kubectl proxy ends");
-        proxy.wait().expect("kubectl proxy ends");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).expect("an HTTP status");
-        (status, serde_json::from_str(body).unwrap_or_else(|why| panic!("{why}: {body}")))
-    }
-
-    /// State of an ephemeral container; null before it has one.
-    pub fn ephemeral_state(&self, pod: &str, container: &str) -> Value {
-        let pod = self.get(&format!("pod/{pod}"));
-        let all = pod["status"]["ephemeralContainerStatuses"].as_array().cloned().unwrap_or_default();
-        all.into_iter().find(|one| one["name"] == container).map(|one| one["state"].clone()).unwrap_or_default()
-    }
-
-    /// The plugin here, not yet run: `AIPROF ARGUMENTS… --namespace HERE`.
-    pub fn aiprof_command<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let plugin = std::env::var_os("AIPROF").expect("AIPROF names the plugin's binary");
-        let mut command = Command::new(plugin);
-        command
-            .env("KUBECONFIG", &self.cluster.kubeconfig)
-            .args(arguments)
-            .args(["--namespace", &self.name])
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs the plugin here.
-    pub fn aiprof<const N: usize>(&self, arguments: [&str; N]) -> Output {
-        self.aiprof_command(arguments).output().expect("the plugin runs")
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let output = self.kubectl(["delete", "namespace", &self.name, "--timeout=60s"]);
-        assert!(output.status.success() || thread::panicking(), "kubectl delete namespace: {}", stderr(&output));
-    }
-}
-
 /// Runs a command with this on its standard input.
 pub fn feed(command: &mut Command, input: &[u8]) -> Output {
     let mut child =
@@ -285,9 +139,19 @@ pub fn feed(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
+/// Says that a test has nothing to do on this cluster.
+pub fn left_out(why: &str) {
+    println!("left out: {why}");
+}
+
 /// Waits for something for at most half a minute.
-pub fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
+pub fn wait_for(what: &str, so: impl FnMut() -> bool) {
+    wait_long_for(what, Duration::from_secs(30), so);
+}
+
+/// Waits for something for at most so long.
+pub fn wait_long_for(what: &str, patience: Duration, mut so: impl FnMut() -> bool) {
+    let limit = Instant::now() + patience;
     while !so() {
         assert!(Instant::now() < limit, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(100));

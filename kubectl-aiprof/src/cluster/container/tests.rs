@@ -46,7 +46,11 @@ fn the_targets_image_waits_for_the_profiler_as_root_with_few_capabilities() {
     let patched = &patch["spec"]["ephemeralContainers"][0];
     assert_eq!(patched["image"], "vllm:2");
     assert_eq!(patched["targetContainerName"], "server");
-    assert_eq!(patched["command"][0], "/bin/sh");
+    let expected =
+        ["/bin/sh", "-c", WAIT_FOR_UPLOAD, "sh", "/tmp/.aiprof/profiler", "serve", "--socket", "/tmp/.aiprof/socket"];
+    let command = container.command.clone().unwrap();
+    assert_eq!(command[..8], expected);
+    assert_eq!(command[8..], ["--lease", "60", "--spool-bytes", "268435456"]);
     assert_eq!(
         patched["securityContext"],
         json!({
@@ -62,24 +66,27 @@ fn an_image_of_ours_runs_the_profiler_at_once() {
     let container = describe("aiprof-abcde", &target(), &props(ImageSource::Image("r/p:1".to_owned()), true));
     assert_eq!(container.image.as_deref(), Some("r/p:1"));
     assert_eq!(container.command.unwrap()[..2], ["/aiprof-profiler", "serve"]);
+    let little = PodTarget { storage_bytes: Some(32 << 20), ..target() };
+    let container = describe("aiprof-abcde", &little, &props(ImageSource::Image("r/p:1".to_owned()), true));
+    assert_eq!(container.command.unwrap()[6..], ["--spool-bytes", "0"]);
     let security = container.security_context.unwrap();
     assert_eq!((security.privileged, security.capabilities), (Some(true), None));
 }
 
+#[cfg(unix)]
 #[test]
 fn the_script_ends_as_the_shells_have_it() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("p");
-    std::fs::write(&path, "#!/bin/sh\necho \"$@\"\n").unwrap();
+    let path = folder.path().join("a b/c/p");
+    let run = |script: &str| {
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", script, "sh"]).arg(&path).args(["serve", "--socket", "x y"]).output().unwrap()
+    };
+    assert_eq!(run(&WAIT_FOR_UPLOAD.replace("600", "2")).status.code(), Some(121));
+    // Its folder is there by now.
+    std::fs::write(&path, "#!/bin/sh\nprintf '%s,' \"$@\"\n").unwrap();
     std::process::Command::new("chmod").arg("755").arg(&path).status().unwrap();
-    let script = WAIT_FOR_UPLOAD
-        .replace("/tmp/.aiprof/profiler", path.to_str().unwrap())
-        .replace("/tmp/.aiprof", folder.path().join("run").to_str().unwrap());
-    let run = |script: &str| std::process::Command::new("/bin/sh").arg("-c").arg(script).output().unwrap();
-    let output = run(&script);
-    assert!(String::from_utf8(output.stdout).unwrap().starts_with("serve --socket "));
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(run(&script.replace("600", "2")).status.code(), Some(121));
+    assert_eq!(String::from_utf8(run(WAIT_FOR_UPLOAD).stdout).unwrap(), "serve,--socket,x y,");
 }
 
 #[test]

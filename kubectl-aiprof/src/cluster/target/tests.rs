@@ -17,7 +17,7 @@ fn running(name: &str) -> Value {
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [
                 {"name": "proxy", "restartCount": 0, "state": {"running": {}}},
-                {"name": "server", "restartCount": 4, "state": {"running": {}}},
+                {"name": "server", "restartCount": 4, "state": {"running": {}}, "containerID": "containerd://0a1b"},
             ],
         },
     })
@@ -46,7 +46,9 @@ fn the_first_container_is_taken_unless_one_is_named() {
     let target = extract(&pod(value.clone()), None).unwrap();
     assert_eq!((target.container.as_str(), target.image.as_str(), target.restarts), ("server", "vllm:2", 4));
     assert!(target.passed_over.is_empty());
-    assert_eq!(extract(&pod(value.clone()), Some("proxy")).unwrap().container, "proxy");
+    assert_eq!(target.container_id.as_deref(), Some("0a1b"));
+    let proxy = extract(&pod(value.clone()), Some("proxy")).unwrap();
+    assert_eq!((proxy.container.as_str(), proxy.container_id), ("proxy", None));
     let error = extract(&pod(value), Some("x")).unwrap_err();
     assert_eq!(error.to_string(), "pod vllm-0 has no container x: it has proxy, server");
 }
@@ -96,7 +98,11 @@ fn a_ready_pod_is_chosen_or_all_are_named() {
 #[test]
 fn only_a_node_that_says_so_runs_something_else() {
     let node = |labels: Value| serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
-    assert_eq!(other_os(&node(json!({OS_LABEL: "windows"}))), Some("windows".to_owned()));
-    assert_eq!(other_os(&node(json!({OS_LABEL: "linux"}))), None);
-    assert_eq!(other_os(&node(json!({}))), None);
+    let platform = |labels: Value| platform(&node(labels), "a").map_err(|error| error.to_string());
+    assert_eq!(platform(json!({})).as_deref(), Ok("linux/amd64"));
+    assert_eq!(platform(json!({OS_LABEL: "linux", ARCH_LABEL: "amd64"})).as_deref(), Ok("linux/amd64"));
+    let windows = platform(json!({OS_LABEL: "windows"})).unwrap_err();
+    assert_eq!(windows, "pod a runs on windows: only Linux can be profiled");
+    let arm = platform(json!({OS_LABEL: "linux", ARCH_LABEL: "arm64"})).unwrap_err();
+    assert_eq!(arm, "pod a runs on a node of architecture arm64: only amd64 can be profiled");
 }

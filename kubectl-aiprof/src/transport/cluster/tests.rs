@@ -87,6 +87,7 @@ async fn ask(connection: &mut Connection) {
     let request = Request {
         protocol: PROTOCOL_VERSION,
         pids: vec![7],
+        container_id: None,
         processes: vec![],
         duration_ms: None,
         frequency_hz: 99,

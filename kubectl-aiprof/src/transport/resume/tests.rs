@@ -12,6 +12,7 @@ fn request() -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids: vec![],
+        container_id: None,
         processes: vec![],
         duration_ms: Some(1_000),
         frequency_hz: 99,
@@ -19,6 +20,9 @@ fn request() -> Request {
         syscall_min_ns: 0,
     }
 }
+
+/// A line that only a capture says.
+const STARTED: &[u8] = b"{\"event\":\"started\",\"duration_ms\":null,\"processes\":1,\"threads\":1}\n";
 
 fn broken() -> Break {
     Break::Broken("reset".to_owned())
@@ -73,13 +77,38 @@ fn a_capture_that_never_showed_itself_is_asked_for_again() {
 }
 
 #[test]
+fn whoever_waits_for_another_capture_asks_again_and_is_not_impatient() {
+    let mut resume = open();
+    // Each second something arrives, in pieces, but nothing of a capture of its own.
+    let note = b"{\"event\":\"note\",\"message\":\"waiting 15 s for a capture whose plugin has gone\"}\n";
+    resume.progress_bytes(&note[..20], ms(10));
+    resume.progress_bytes(&note[20..], ms(20));
+    for second in 1..60 {
+        let now = ms(second * 1_000);
+        resume.progress_bytes(b"\n", now);
+        while matches!(resume.step(now), Step::Send(AttachControl::Held { bytes: 0 })) {}
+        assert!(matches!(resume.step(now), Step::Wait(until) if until > now), "{resume:?}");
+    }
+    resume.broken(broken(), ms(60_000));
+    let (attach, now) = reopened(&mut resume, ms(60_000));
+    assert_eq!((attach.from, attach.request), (0, Some(request())));
+    resume.opened(now);
+    let (first, rest) = STARTED.split_at(30);
+    resume.progress_bytes(&[note, first].concat(), now);
+    resume.progress_bytes(rest, now);
+    resume.broken(broken(), now);
+    let (attach, _) = reopened(&mut resume, now);
+    assert_eq!((attach.from, attach.request), (0, None));
+}
+
+#[test]
 fn what_arrived_is_told_at_most_each_second_and_at_least_each_five() {
     let mut resume = open();
     resume.capture_bytes(&[0; 10], ms(100));
     assert_eq!(resume.step(ms(100)), Step::Wait(ms(1_000)));
     assert_eq!(resume.step(ms(1_000)), Step::Send(AttachControl::Held { bytes: 10 }));
     assert_eq!(resume.step(ms(1_000)), Step::Wait(ms(6_000)));
-    resume.progress_bytes(ms(5_000));
+    resume.progress_bytes(STARTED, ms(5_000));
     assert_eq!(resume.step(ms(6_000)), Step::Send(AttachControl::Held { bytes: 10 }));
 }
 
@@ -122,7 +151,7 @@ fn a_pod_that_is_gone_ends_it_at_once() {
 #[test]
 fn a_silent_session_is_opened_anew() {
     let mut resume = open();
-    resume.progress_bytes(ms(100));
+    resume.progress_bytes(STARTED, ms(100));
     let mut now = ms(100);
     while now < ms(20_100) {
         match resume.step(now) {
@@ -154,7 +183,7 @@ fn the_end_is_answered_with_leave_and_needs_no_status() {
 #[test]
 fn a_profiler_that_failed_is_not_asked_again() {
     let mut resume = open();
-    resume.progress_bytes(ms(5));
+    resume.progress_bytes(STARTED, ms(5));
     resume.broken(Break::Exited(1), ms(10));
     assert_eq!(resume.step(ms(10)), Step::Done(Ended::Exited(1)));
 
@@ -170,7 +199,7 @@ fn a_profiler_that_failed_is_not_asked_again() {
 #[test]
 fn a_stop_is_said_on_each_session() {
     let mut resume = open();
-    resume.progress_bytes(ms(5));
+    resume.progress_bytes(STARTED, ms(5));
     resume.stop();
     assert_eq!(resume.step(ms(10)), Step::Send(AttachControl::Stop));
     assert!(matches!(resume.step(ms(10)), Step::Wait(_)));

@@ -212,6 +212,26 @@ fn a_known_stack_costs_a_few_bytes() {
 }
 
 /// All packets, blocks opened.
+#[test]
+fn what_was_flushed_can_be_read_and_interning_goes_on() {
+    let mut writer = TraceWriter::new(99);
+    let (mut bytes, mut pushed, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+    for second in 0..20 {
+        for each in 0..10 {
+            let frames = (0..40).map(|line| python("handle", line)).collect();
+            pushed.push(sample(second * 1_000_000_000 + each, stack(frames, false)));
+            writer.push(&pushed[pushed.len() - 1]);
+            assert_eq!(writer.take_ready(), None, "a block is far from full");
+        }
+        let block = writer.flush();
+        blocks.push(block.len());
+        bytes.extend(block);
+        assert!(writer.flush().is_empty(), "there was more");
+        assert_eq!(read(&bytes).unwrap(), pushed);
+    }
+    assert!(blocks[1..].iter().all(|block| block * 3 < blocks[0]), "{blocks:?}");
+}
+
 fn packets(bytes: &[u8]) -> Vec<TracePacket> {
     let mut packets = Vec::new();
     let mut source = block::Packets::new(bytes);

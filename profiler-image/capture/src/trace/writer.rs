@@ -101,7 +101,8 @@ impl TraceWriter {
         (!self.ready.is_empty()).then(|| std::mem::take(&mut self.ready))
     }
 
-    /// The next bytes of the file, with all events so far; empty when there are none. More events may follow.
+    /// The next bytes of the file, with all events so far; empty when there are none. More events may follow, and what was interned
+    /// stays so: a flush costs the bytes of a block's head and what a smaller block compresses worse.
     #[must_use]
     pub fn flush(&mut self) -> Vec<u8> {
         self.seal();

@@ -3,7 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _},
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{fd::AsFd as _, unix::net::UnixStream},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,8 +14,14 @@ use aiprof_capture::{
     progress::Progress,
 };
 
+use nix::{
+    libc::POLLRDHUP,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
 use super::{
-    held::{Phase, Shared},
+    capture::Phase,
+    held::{Admission, Shared},
     packet::{self, Kind},
 };
 use crate::session::Failure;
@@ -24,6 +30,12 @@ use crate::session::Failure;
 const GREETING: Duration = Duration::from_secs(10);
 /// A client that has the whole stream has so long to say so.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A client that waits for another's capture looks so often whether that has gone,
+const LOOK: Duration = Duration::from_millis(100);
+/// and is given a sign of life so often.
+const LIFE: Duration = Duration::from_secs(1);
+/// A capture that makes room has so long to undo what it did.
+const UNDO: Duration = Duration::from_secs(10);
 /// Longest first line, in bytes.
 const MAX_ATTACH: u64 = 1 << 20;
 /// Longest other line.
@@ -75,11 +87,54 @@ fn greet(shared: &Arc<Shared>, stream: &UnixStream) -> Result<Greeted, Option<Fa
         message: format!("the request cannot be read: {error}"),
         hint: "use plugin and profiler of the same version".to_owned(),
     })?;
-    let from = attach.from;
-    let cutter = stream.try_clone().map_err(gone)?;
     // Also for the copies.
     stream.set_read_timeout(None).map_err(gone)?;
-    Ok((shared.admit(attach, cutter)?, from, lines))
+    Ok((enter(shared, stream, &attach)?, attach.from, lines))
+}
+
+/// Lets the client in, once no other capture is in the way. An error without a failure: it has gone.
+fn enter(shared: &Arc<Shared>, stream: &UnixStream, attach: &Attach) -> Result<u64, Option<Failure>> {
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
+    loop {
+        let left = match shared.admit(attach, stream)? {
+            Admission::In(serial) => return Ok(serial),
+            Admission::Wait(left) => left,
+        };
+        if begun.elapsed() > shared.unattended + UNDO {
+            return Err(Some(Failure {
+                message: "the profiler does not get rid of the capture before".to_owned(),
+                hint: "see the log of the profiler's container".to_owned(),
+            }));
+        }
+        let said = match told {
+            None if left.is_zero() => Ok(()),
+            None => {
+                told = Some(Instant::now());
+                let seconds = left.as_millis().div_ceil(1_000);
+                let message = format!("waiting {seconds} s for a capture whose plugin has gone");
+                send_line(stream, &Progress::Note { message })
+            }
+            Some(at) if at.elapsed() < LIFE => Ok(()),
+            Some(_) => {
+                told = Some(Instant::now());
+                packet::write(stream, Kind::Progress, b"")
+            }
+        };
+        said.map_err(|_| None)?;
+        thread::sleep(LOOK);
+        // It must not take the place of one that lives.
+        if has_gone(stream) {
+            return Err(None);
+        }
+    }
+}
+
+/// Whether the other side will say nothing more, whatever of its lines has not been read yet.
+fn has_gone(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::from_bits_retain(POLLRDHUP))];
+    // An error is as good as an end.
+    poll(&mut polled, PollTimeout::ZERO) != Ok(0)
 }
 
 /// Follows control lines until the client has gone or another has come.

@@ -1,113 +1,54 @@
-//! The capture that a server holds, and what all of its threads share.
+//! What a server knows and all of its threads share: the capture that it holds, who is attached, who may come in.
 
 use std::{
-    io,
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Sender},
-    },
-    thread,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use aiprof_capture::{
     attach::{Attach, AttachControl},
-    frame::{Encoder, FrameKind, HEADER_LEN},
-    progress::{EndReason, Progress},
-    request::{PROTOCOL_VERSION, Request},
+    progress::EndReason,
+    request::PROTOCOL_VERSION,
 };
 
 use super::{
+    capture::Capture,
     lease::Lease,
-    lines::Lines,
     serve::Run,
     spool::{Limits, Spool},
 };
-use crate::{
-    output::{Listener, Output},
-    session::Failure,
-};
+use crate::session::Failure;
 
 /// Longest id of a capture.
 const MAX_ID: usize = 64;
-
-/// How far a capture is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// It records or writes.
-    Running,
-    /// The stream has its end frame.
-    Complete,
-    /// There is none, or no whole one; the lines say why.
-    Failed,
-}
-
-/// A capture.
-#[derive(Debug)]
-pub(super) struct Capture {
-    id: String,
-    /// Its stream.
-    pub(super) spool: Spool,
-    /// Its progress.
-    pub(super) lines: Lines,
-    /// How far it is.
-    pub(super) phase: Phase,
-    /// Whether its thread still runs; the kernel's part is undone when it has ended.
-    pub(super) is_running: bool,
-    /// The last bytes of the stream, as many as an end frame has.
-    tail: Vec<u8>,
-    stop: Sender<EndReason>,
-}
-
-impl Capture {
-    /// Whether nobody has a use for it any more.
-    fn is_over(&self) -> bool {
-        match self.phase {
-            Phase::Running => false,
-            Phase::Complete => self.spool.start() == self.spool.end(),
-            Phase::Failed => true,
-        }
-    }
-
-    /// Keeps as many of `bytes` as there is room for; says how many. The end frame makes it complete at once, so that a client that
-    /// has it and says good-bye is believed.
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let taken = self.spool.append(bytes);
-        self.tail.extend(&bytes[taken.saturating_sub(HEADER_LEN)..taken]);
-        self.tail.drain(..self.tail.len().saturating_sub(HEADER_LEN));
-        if taken > 0 && self.tail == Encoder::new().frame(FrameKind::End, &[]) {
-            self.phase = Phase::Complete;
-        }
-        if let Some(reason) = self.spool.take_refusal() {
-            let message =
-                format!("what waits for the connection is kept in memory only, since no file takes it: {reason}");
-            self.lines.push(&Progress::Warning { message });
-        }
-        taken
-    }
-
-    fn end(&mut self, result: Result<(), Failure>) {
-        self.is_running = false;
-        let failure = match result {
-            _ if self.phase == Phase::Complete => return,
-            Ok(()) => Failure {
-                message: "the capture ended without the end of its stream".to_owned(),
-                hint: "please report this".to_owned(),
-            },
-            Err(failure) => failure,
-        };
-        self.phase = Phase::Failed;
-        self.lines.push(&Progress::Error { message: failure.message, hint: failure.hint });
-    }
-}
 
 /// The client that is attached.
 #[derive(Debug)]
 struct Client {
     serial: u64,
     stream: UnixStream,
+}
+
+/// Whether a client may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is attached, and has this number.
+    In(u64),
+    /// Another capture is in the way: for so long at least; zero while what it did is undone.
+    Wait(Duration),
+}
+
+/// Whether this process is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// No.
+    Not,
+    /// Yes, then; what was recorded may be fetched.
+    Once(Instant),
+    /// At once.
+    Again,
 }
 
 /// What a server knows.
@@ -124,8 +65,10 @@ pub(super) struct State {
     pub(super) lease: Lease,
     /// A client has said that all is done.
     pub(super) left: bool,
-    /// Somebody has asked this process to end.
-    pub(super) asked_to_end: bool,
+    /// Captures whose thread has not ended: the one held, and one that was given up and still undoes what it did.
+    pub(super) running: usize,
+    /// Whether somebody has asked this process to end.
+    pub(super) asked: Asked,
     /// The server ends: nothing is kept.
     pub(super) closed: bool,
 }
@@ -135,12 +78,14 @@ pub(super) struct State {
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    limits: Limits,
-    run: Run,
+    pub(super) limits: Limits,
+    pub(super) run: Run,
+    /// A capture that nobody has attended for so long makes room for another.
+    pub(super) unattended: Duration,
 }
 
 impl Shared {
-    pub(super) fn new(lease: Lease, limits: Limits, run: Run) -> Self {
+    pub(super) fn new(lease: Lease, unattended: Duration, limits: Limits, run: Run) -> Self {
         let state = State {
             capture: None,
             client: None,
@@ -148,10 +93,11 @@ impl Shared {
             connections: 0,
             lease,
             left: false,
-            asked_to_end: false,
+            running: 0,
+            asked: Asked::Not,
             closed: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limits, run }
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits, run, unattended }
     }
 
     /// The state; nothing that may wait is done while it is held.
@@ -175,25 +121,27 @@ impl Shared {
     }
 
     /// Lets a client in that wants the stream from [`Attach::from`] on, cuts an older one off, and starts the capture if there is
-    /// none. Gives the client's number.
-    pub(super) fn admit(self: &Arc<Self>, attach: Attach, stream: UnixStream) -> Result<u64, Failure> {
-        check(&attach)?;
+    /// none.
+    pub(super) fn admit(self: &Arc<Self>, attach: &Attach, stream: &UnixStream) -> Result<Admission, Failure> {
+        check(attach)?;
         let mut state = self.lock();
         let now = Instant::now();
         let known = state.capture.as_ref().filter(|capture| capture.id == attach.capture);
-        match (known, attach.request) {
+        match (known, &attach.request) {
             (Some(capture), _) => check_offset(attach.from, &capture.spool)?,
-            (None, None) => return Err(unknown(&attach.capture)),
-            (None, Some(request)) => {
-                if let Some(busy) = state.capture.as_ref().filter(|capture| !capture.is_over()) {
-                    return Err(occupied(busy, &state, now));
+            (None, Some(request)) if attach.from == 0 => {
+                if let Some(left) = state.make_room(self.unattended, now)? {
+                    self.ring();
+                    return Ok(Admission::Wait(left));
                 }
-                if attach.from != 0 {
-                    return Err(unknown(&attach.capture));
-                }
-                state.capture = Some(self.start(attach.capture, request)?);
+                state.capture = Some(Capture::start(self, &mut state, attach.capture.clone(), request.clone())?);
             }
+            (None, _) => return Err(unknown(&attach.capture)),
         }
+        let stream = stream.try_clone().map_err(|error| Failure {
+            message: format!("no connection can be kept: {error}"),
+            hint: "raise the limit of open files of the container".to_owned(),
+        })?;
         state.cut();
         state.clients += 1;
         let serial = state.clients;
@@ -202,33 +150,8 @@ impl Shared {
         if let Some(capture) = &mut state.capture {
             capture.lines.again();
         }
-        self.changed.notify_all();
-        Ok(serial)
-    }
-
-    fn start(self: &Arc<Self>, id: String, request: Request) -> Result<Capture, Failure> {
-        let (stop, control) = mpsc::channel();
-        let ends = Arc::clone(self);
-        let run = self.run;
-        let own_id = id.clone();
-        let capture = move || {
-            let part = Part { shared: ends, id: own_id };
-            let result = run(&request, &control, Output::new(part.clone(), part.clone()));
-            part.end(result);
-        };
-        thread::Builder::new().name("capture".to_owned()).spawn(capture).map_err(|error| Failure {
-            message: format!("no thread can be started: {error}"),
-            hint: "raise the process limit of the container".to_owned(),
-        })?;
-        Ok(Capture {
-            id,
-            spool: Spool::new(self.limits.clone()),
-            lines: Lines::default(),
-            phase: Phase::Running,
-            is_running: true,
-            tail: Vec::new(),
-            stop,
-        })
+        self.ring();
+        Ok(Admission::In(serial))
     }
 
     /// Does what a client says; false once it is no longer the one that is attached.
@@ -240,8 +163,7 @@ impl Shared {
         state.lease.hear(Instant::now());
         if let Some(capture) = &mut state.capture {
             match control {
-                // Nobody listens once the window is closed.
-                AttachControl::Stop => drop(capture.stop.send(EndReason::Stopped)),
+                AttachControl::Stop => capture.stop(EndReason::Stopped),
                 AttachControl::Held { bytes } => capture.spool.release(bytes),
                 AttachControl::Leave => state.left = true,
             }
@@ -263,6 +185,48 @@ impl Shared {
 }
 
 impl State {
+    /// Somebody asks this process to end: the first time what was recorded may still be fetched.
+    pub(super) fn ask_to_end(&mut self, now: Instant) {
+        self.asked = match self.asked {
+            Asked::Not => Asked::Once(now),
+            Asked::Once(_) | Asked::Again => Asked::Again,
+        };
+        if let Some(capture) = &self.capture {
+            capture.stop(EndReason::Terminated);
+        }
+    }
+
+    /// Whether somebody is there for what is held.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.client.is_some() && self.capture.as_ref().is_some_and(|capture| !capture.is_over())
+    }
+
+    /// Makes room for a newcomer's capture. Another that somebody attends stays; one that nobody has attended for `unattended` is given
+    /// up. Gives how long the newcomer is to wait; none if there is room.
+    fn make_room(&mut self, unattended: Duration, now: Instant) -> Result<Option<Duration>, Failure> {
+        if self.closed || self.asked != Asked::Not {
+            return Err(ending());
+        }
+        if let Some(busy) = self.capture.as_ref().filter(|capture| !capture.is_over()) {
+            let quiet = self.lease.quiet(now);
+            // A client that lives says so more often; one that died may seem attached until it has been silent for long.
+            if self.client.is_some() && quiet < unattended / 2 {
+                return Err(occupied(busy));
+            }
+            if let Some(left) = unattended.checked_sub(quiet).filter(|left| !left.is_zero()) {
+                return Ok(Some(left));
+            }
+            busy.stop(EndReason::PluginGone);
+        }
+        if self.running > 0 {
+            // Whoever was attached to it learns that it is no longer held, and what it still writes is thrown away.
+            self.capture = None;
+            self.cut();
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok(None)
+    }
+
     /// Whether this client is the one.
     pub(super) fn is_attached(&self, serial: u64) -> bool {
         self.client.as_ref().is_some_and(|client| client.serial == serial)
@@ -280,58 +244,8 @@ impl State {
     pub(super) fn give_up(&mut self) {
         self.closed = true;
         if let Some(capture) = &self.capture {
-            let _ = capture.stop.send(EndReason::PluginGone);
+            capture.stop(EndReason::PluginGone);
         }
-    }
-}
-
-/// The capture's end of a [`Shared`]: its frames go into the spool, which may wait, its progress to the lines.
-#[derive(Clone, Debug)]
-struct Part {
-    shared: Arc<Shared>,
-    id: String,
-}
-
-impl Part {
-    /// Does something with the capture, unless it has been replaced.
-    fn with<T>(&self, state: &mut State, what: impl FnOnce(&mut Capture) -> T) -> Option<T> {
-        state.capture.as_mut().filter(|capture| capture.id == self.id).map(what)
-    }
-
-    fn end(&self, result: Result<(), Failure>) {
-        let mut state = self.shared.lock();
-        self.with(&mut state, |capture| capture.end(result));
-        self.shared.ring();
-    }
-}
-
-impl io::Write for Part {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.shared.lock();
-        loop {
-            let taken = if state.closed { None } else { self.with(&mut state, |capture| capture.append(bytes)) };
-            match taken {
-                None => return Err(io::ErrorKind::BrokenPipe.into()),
-                // Full: the rings count what is lost until a client has taken some.
-                Some(0) if !bytes.is_empty() => state = self.shared.wait(state),
-                Some(taken) => {
-                    self.shared.ring();
-                    return Ok(taken);
-                }
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Listener for Part {
-    fn hear(&self, line: &Progress) {
-        let mut state = self.shared.lock();
-        self.with(&mut state, |capture| capture.lines.push(line));
-        self.shared.ring();
     }
 }
 
@@ -375,16 +289,16 @@ fn unknown(id: &str) -> Failure {
     }
 }
 
-fn occupied(busy: &Capture, state: &State, now: Instant) -> Failure {
-    let until = match &state.client {
-        Some(_) => "which somebody records".to_owned(),
-        None => format!(
-            "to which nobody is attached; unless somebody comes, it ends in {} s",
-            state.lease.left(now).as_secs() + 1
-        ),
-    };
+fn occupied(busy: &Capture) -> Failure {
     Failure {
-        message: format!("the profiler holds another capture, {}, {until}", busy.id),
+        message: format!("the profiler holds another capture, {}, which somebody records", busy.id),
         hint: "record again when it has ended".to_owned(),
+    }
+}
+
+fn ending() -> Failure {
+    Failure {
+        message: "the profiler was told to end".to_owned(),
+        hint: "record again, unless the pod is being deleted".to_owned(),
     }
 }

@@ -40,7 +40,7 @@ impl Lease {
 
     /// What is to be done at `now`; after [`Due::Cut`] the client counts as gone.
     pub(super) fn due(&mut self, now: Instant) -> Due {
-        let silent = now.saturating_duration_since(self.heard);
+        let silent = self.quiet(now);
         let limit = if self.attached { self.length / 2 } else { self.length };
         if let Some(left) = limit.checked_sub(silent).filter(|left| !left.is_zero()) {
             return Due::Nothing(left);
@@ -48,9 +48,9 @@ impl Lease {
         if std::mem::take(&mut self.attached) { Due::Cut } else { Due::Over }
     }
 
-    /// Until the end, if nobody comes.
-    pub(super) fn left(&self, now: Instant) -> Duration {
-        self.length.saturating_sub(now.saturating_duration_since(self.heard))
+    /// How long nobody was heard.
+    pub(super) fn quiet(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(lease.due(start + 23 * SECOND), Due::Over);
         lease.hear(start + 23 * SECOND);
         lease.leave(start + 24 * SECOND);
-        assert_eq!(lease.left(start + 25 * SECOND), 9 * SECOND);
+        assert_eq!(lease.quiet(start + 25 * SECOND), SECOND);
         assert_eq!(lease.due(start + 34 * SECOND), Due::Over);
     }
 }

@@ -17,7 +17,7 @@ use aiprof_capture::{progress::EndReason, request::Request};
 
 use super::{
     client,
-    held::Shared,
+    held::{Asked, Shared},
     lease::{Due, Lease},
     spool::Limits,
 };
@@ -27,8 +27,12 @@ use crate::{output::Output, session::Failure};
 const MEMORY_BYTES: usize = 4 << 20;
 /// Bytes that are kept on disk, if nothing else is said.
 pub const DEFAULT_SPOOL_BYTES: u64 = 256 << 20;
+/// How long a capture may be unattended before it makes room, if nothing else is said.
+pub const DEFAULT_UNATTENDED: Duration = Duration::from_secs(15);
 /// Connections at a time; more are closed at once.
 const MAX_CONNECTIONS: usize = 16;
+/// After it was asked to end, what was recorded may be fetched for so long; a pod usually has 30 s to end.
+const DELIVER: Duration = Duration::from_secs(8);
 /// At the end, a capture has so long to detach from the kernel by itself.
 const DETACH: Duration = Duration::from_secs(3);
 /// And clients to be told.
@@ -44,6 +48,9 @@ pub struct Options {
     pub socket: PathBuf,
     /// The server ends when nobody was attached for so long. A client that says nothing for half of it is taken for gone.
     pub lease: Duration,
+    /// A capture that nobody has attended for so long makes room for another client's. A client that has said nothing for half of it
+    /// may be gone, for this purpose.
+    pub unattended: Duration,
     /// Bytes of the stream that may wait on disk, in a file without a name in the socket's folder.
     pub spool_bytes: u64,
 }
@@ -72,9 +79,10 @@ pub struct Server {
 pub struct Stopper(Arc<Shared>);
 
 impl Stopper {
-    /// Ends it; a capture that runs is thrown away.
+    /// Ends it: the window of a capture is closed at once, and what was recorded is given to the client that is attached, if it takes
+    /// that within 8 s. Called again, or with nobody attached: what was recorded is thrown away.
     pub fn stop(&self) {
-        self.0.lock().asked_to_end = true;
+        self.0.lock().ask_to_end(Instant::now());
         self.0.ring();
     }
 }
@@ -98,7 +106,7 @@ impl Server {
         let socket = SocketFile(options.socket.clone());
         fs::set_permissions(&options.socket, Permissions::from_mode(0o600))?;
         let limits = Limits { memory_bytes: MEMORY_BYTES, file_bytes: options.spool_bytes, folder: folder.to_owned() };
-        let shared = Arc::new(Shared::new(Lease::new(options.lease, Instant::now()), limits, run));
+        let shared = Arc::new(Shared::new(Lease::new(options.lease, Instant::now()), options.unattended, limits, run));
         Ok(Self { listener, socket, shared })
     }
 
@@ -129,7 +137,7 @@ impl Server {
             state = shared.wait_for(state, told.saturating_duration_since(Instant::now()));
         }
         state.cut();
-        while state.capture.as_ref().is_some_and(|capture| capture.is_running) && Instant::now() < detached {
+        while state.running > 0 && Instant::now() < detached {
             state = shared.wait_for(state, detached.saturating_duration_since(Instant::now()));
         }
         Ok(ended)
@@ -143,8 +151,13 @@ fn reason_to_end(shared: &Shared) -> Ended {
         if state.left {
             return Ended::Left;
         }
-        if state.asked_to_end {
-            return Ended::Asked;
+        match state.asked {
+            Asked::Not => {}
+            Asked::Once(at) if state.is_awaited() && at.elapsed() < DELIVER => {
+                state = shared.wait_for(state, DELIVER.saturating_sub(at.elapsed()));
+                continue;
+            }
+            Asked::Once(_) | Asked::Again => return Ended::Asked,
         }
         match state.lease.due(Instant::now()) {
             Due::Over => return Ended::Lease,

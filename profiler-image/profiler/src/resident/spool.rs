@@ -195,6 +195,18 @@ mod tests {
     }
 
     #[test]
+    fn where_no_disk_may_be_used_memory_is_all_there_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = spool(folder.path(), 4, 0);
+        assert_eq!(spool.append(b"abcdef"), 4);
+        assert_eq!(spool.append(b"ef"), 0);
+        assert_eq!((spool.read(4, &mut [0]).unwrap(), spool.take_refusal()), (0, None));
+        spool.release(3);
+        assert_eq!(spool.append(b"efg"), 3);
+        assert_eq!(kept(&spool), b"defg");
+    }
+
+    #[test]
     fn without_a_file_memory_is_all_there_is() {
         let mut spool = spool(Path::new("/nonexistent"), 4, 100);
         assert_eq!(spool.append(b"abcdef"), 4);

@@ -45,6 +45,10 @@ const TICK_INTERVAL: Duration = Duration::from_millis(250);
 const SUMS_INTERVAL: Duration = Duration::from_secs(1);
 /// Records younger than this at a drain wait for the next one: another CPU may still be writing an older one.
 const SETTLE_NS: u64 = 10_000_000;
+/// Nothing that is written waits longer for a block to become full: with the target's first process the profiler is killed, too, and
+/// what has left is kept.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why there is no capture.
 #[derive(Debug, Error)]
 #[error("{message}")]
@@ -98,6 +102,8 @@ struct Session {
     processes: Processes,
     timeline: Timeline,
     writer: TraceWriter,
+    /// When the last block of the trace left.
+    left_at: Instant,
     /// Joined but not yet settled, see [`SETTLE_NS`].
     pending: Vec<Input>,
     events: Vec<Event>,
@@ -145,6 +151,9 @@ impl Session {
         }
         enough_memory()?;
         let chosen = targets::choose(request)?;
+        if let Some(said) = &chosen.said {
+            output.progress(said);
+        }
         let mut settings = programs::settings(targets::own_pid_namespace()?)?;
         if request.collect.contains(&Kind::Syscalls) {
             programs::want_syscalls(&mut settings, request.syscall_min_ns);
@@ -153,7 +162,7 @@ impl Session {
         let (stacks, threads) = programs.rings()?;
         let syscalls = programs.syscall_ring()?;
         let mut processes = Processes::new(request);
-        for pid in chosen {
+        for pid in chosen.pids {
             programs.add_target(pid)?;
             processes.choose(pid, &mut programs, output);
         }
@@ -165,6 +174,7 @@ impl Session {
             processes,
             timeline: Timeline::default(),
             writer: TraceWriter::new(request.frequency_hz),
+            left_at: Instant::now(),
             pending: Vec::new(),
             events: Vec::new(),
             names: Threads::default(),
@@ -244,9 +254,12 @@ impl Session {
         }
     }
 
-    fn tick(&mut self, output: &Output) {
+    fn tick(&mut self, output: &mut Output) {
         let since_ms = self.opened_at.elapsed().as_millis() as u64;
         self.processes.look_after(since_ms, &mut self.programs, &mut self.events, output);
+        if self.left_at.elapsed() + TICK_INTERVAL > FLUSH_INTERVAL {
+            self.flush(output);
+        }
         let counters = self.programs.counters().unwrap_or_default();
         output.progress(&Progress::Tick {
             elapsed_ms: since_ms,
@@ -331,8 +344,19 @@ impl Session {
             self.writer.push(&event);
             while let Some(block) = self.writer.take_ready() {
                 output.frame(FrameKind::Trace, &block);
+                self.left_at = Instant::now();
             }
         }
+    }
+
+    /// Writes all there is, full block or not.
+    fn flush(&mut self, output: &mut Output) {
+        self.write(output);
+        let block = self.writer.flush();
+        if !block.is_empty() {
+            output.frame(FrameKind::Trace, &block);
+        }
+        self.left_at = Instant::now();
     }
 
     /// Closes the window and writes what is left.
@@ -359,8 +383,7 @@ impl Session {
         self.tell_sums(closed.boottime_ns, true);
         self.timeline.close(closed.boottime_ns, &mut self.events);
         self.events.push(Event::Clock(closed));
-        self.write(output);
-        output.frame(FrameKind::Trace, &self.writer.flush());
+        self.flush(output);
         Ok(manifest::make(self, request, reason, closed, &counters))
     }
 }

@@ -6,7 +6,10 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -28,6 +31,7 @@ pub(crate) fn request() -> Request {
     Request {
         protocol: PROTOCOL_VERSION,
         pids: Vec::new(),
+        container_id: None,
         processes: Vec::new(),
         duration_ms: None,
         frequency_hz: 99,
@@ -57,6 +61,7 @@ pub(crate) struct Bridge {
     input: Arc<Mutex<Option<ChildStdin>>>,
     stream: Arc<Mutex<Vec<u8>>>,
     lines: Arc<Mutex<Vec<Progress>>>,
+    signs_of_life: Arc<AtomicUsize>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -86,17 +91,22 @@ impl Bridge {
             }
         };
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let parsed = Arc::clone(&lines);
+        let signs_of_life = Arc::<AtomicUsize>::default();
+        let (parsed, empty) = (Arc::clone(&lines), Arc::clone(&signs_of_life));
         let read_lines = move || {
             for line in stderr.lines() {
                 let line = line.unwrap();
+                if line.is_empty() {
+                    empty.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
                 let progress = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
                 parsed.lock().unwrap().push(progress);
             }
         };
         let readers = vec![thread::spawn(read_stream), thread::spawn(read_lines)];
         let input = Arc::new(Mutex::new(child.stdin.take()));
-        let bridge = Self { child, input, stream, lines, readers };
+        let bridge = Self { child, input, stream, lines, signs_of_life, readers };
         bridge.write(first);
         bridge
     }
@@ -142,6 +152,11 @@ impl Bridge {
 
     pub(crate) fn lines(&self) -> Vec<Progress> {
         self.lines.lock().unwrap().clone()
+    }
+
+    /// Empty progress lines so far.
+    pub(crate) fn signs_of_life(&self) -> usize {
+        self.signs_of_life.load(Ordering::SeqCst)
     }
 
     #[track_caller]

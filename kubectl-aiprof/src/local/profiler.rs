@@ -1,12 +1,16 @@
 //! A profiler on this machine: a child process, run from memory so that nothing is left on disk.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
     future::Future,
     io,
     os::{
         fd::AsRawFd as _,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            process::{CommandExt as _, ExitStatusExt as _},
+        },
     },
     path::{Path, PathBuf},
     pin::Pin,
@@ -17,10 +21,10 @@ use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::{Connection, Ended, Life, embedded};
+use super::LocalError;
+use crate::transport::{Connection, Ended, Life, embedded};
 
 /// The profiler for this machine, compressed with gzip; empty in a build without one.
 #[cfg(target_arch = "x86_64")]
@@ -28,28 +32,6 @@ const EMBEDDED: &[u8] = embedded::X86_64_GZ;
 /// The profiler is built for `x86_64` only so far.
 #[cfg(not(target_arch = "x86_64"))]
 const EMBEDDED: &[u8] = &[];
-
-/// Why no profiler runs.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LocalError {
-    /// This binary was built without one.
-    #[error(
-        "this build carries no profiler; build it with `make build`, or name one with the variable AIPROF_PROFILER"
-    )]
-    NoneEmbedded,
-    /// The embedded one could not be put into memory.
-    #[error("cannot unpack the profiler into memory: {0}")]
-    Unpack(#[source] io::Error),
-    /// It does not start.
-    #[error("cannot start the profiler {path}: {source}; check that it is a program for this machine")]
-    Start {
-        /// What was to be run.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-}
 
 /// Starts a profiler: the one at `path`, or the embedded one.
 pub fn start(path: Option<&Path>) -> Result<Connection, LocalError> {
@@ -84,6 +66,14 @@ pub fn start(path: Option<&Path>) -> Result<Connection, LocalError> {
         progress: Box::new(progress),
         life: Box::new(LocalLife { child }),
     })
+}
+
+/// The words that the process was started with; none if it is not there.
+#[must_use]
+pub fn command_line(pid: u32) -> Option<Vec<OsString>> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words = bytes.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+    Some(words.map(|word| OsStr::from_bytes(word).to_owned()).collect())
 }
 
 /// A sealed file in memory that holds the decompressed program.
@@ -153,6 +143,12 @@ mod tests {
         assert!(std::process::Command::new(&path).status().unwrap().success());
         let error = (&file).write(b"x").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_process_has_the_words_that_it_was_started_with() {
+        assert_eq!(command_line(0), None);
+        assert_eq!(command_line(std::process::id()), Some(std::env::args_os().collect()));
     }
 
     #[test]

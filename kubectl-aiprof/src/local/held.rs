@@ -1,7 +1,7 @@
 //! A program that is started but held at its door: its process exists and its id is known before its first instruction runs, so a
 //! capture can begin before it does.
 //!
-//! The process is this binary again, called with [`HELD_ARGUMENT`]: it waits for one byte on a socket, then becomes the program.
+//! The process is this binary again, called with `__held`: it waits for one byte on a socket, then becomes the program.
 //! A socket that closes without the byte ends it, so nothing stays behind if the plugin dies; one that closes after it says that the
 //! program runs; an error number on it says why it does not.
 
@@ -21,39 +21,18 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
     time::timeout,
 };
 
+use super::LocalError;
+
 /// First argument of a held process; no command of the user's has this name.
 const HELD_ARGUMENT: &str = "__held";
 /// Exit code of a held process that could not become the program, as shells have it.
 const EXIT_NOT_RUN: u8 = 127;
-
-/// Why the program does not run.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum HeldError {
-    /// No process for it.
-    #[error("cannot start a process for {program:?}: {source}")]
-    Spawn {
-        /// The program.
-        program: OsString,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A process, but it cannot become the program.
-    #[error("cannot run {program:?}: {source}; check its name, or give its path")]
-    Exec {
-        /// The program.
-        program: OsString,
-        /// Why not.
-        source: io::Error,
-    },
-}
 
 /// A program of the user's, held until [`Self::release`].
 #[derive(Debug)]
@@ -67,8 +46,8 @@ pub struct HeldCommand {
 
 impl HeldCommand {
     /// Starts a process for `program` with this process's standard streams.
-    pub fn spawn(program: &OsStr, arguments: &[OsString]) -> Result<Self, HeldError> {
-        Self::try_spawn(program, arguments).map_err(|source| HeldError::Spawn { program: program.to_owned(), source })
+    pub fn spawn(program: &OsStr, arguments: &[OsString]) -> Result<Self, LocalError> {
+        Self::try_spawn(program, arguments).map_err(|source| LocalError::Spawn { program: program.to_owned(), source })
     }
 
     fn try_spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
@@ -100,7 +79,7 @@ impl HeldCommand {
     }
 
     /// Lets it go and waits until it runs, or until it is known why it does not.
-    pub async fn release(&mut self) -> Result<(), HeldError> {
+    pub async fn release(&mut self) -> Result<(), LocalError> {
         let answer = async {
             self.gate.write_all(b"g").await?;
             let mut errno = Vec::new();
@@ -114,7 +93,7 @@ impl HeldCommand {
             },
             Err(error) => error,
         };
-        Err(HeldError::Exec { program: self.program.clone(), source })
+        Err(LocalError::Exec { program: self.program.clone(), source })
     }
 
     /// Waits until it has ended. May be dropped and called again.
