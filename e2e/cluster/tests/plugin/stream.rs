@@ -47,10 +47,10 @@ fn a_connection_is_never_idle_for_long() {
     let Some(stand_in) = namespace.cluster.stand_in() else { return left_out(NO_ORDERS) };
     // A target that does next to nothing, so that its trace keeps nobody awake.
     namespace.python_pod("x", "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(5)\n");
-    stand_in.set_faults(&namespace.name, Faults { idle_timeout_ms: 4000, ..Faults::default() });
-    let recording = namespace.record(&["x", "-d", "12s"]);
+    stand_in.set_faults(&namespace.name, Faults { idle_timeout_ms: 8000, ..Faults::default() });
+    let recording = namespace.record(&["x", "-d", "20s"]);
     assert_eq!(stand_in.cut_so_far(&namespace.name), 0, "{}", recording.text());
-    assert!(recording.manifest()["duration_ms"].as_u64() >= Some(11_900), "{}", recording.manifest());
+    assert!(recording.manifest()["duration_ms"].as_u64() >= Some(19_900), "{}", recording.manifest());
 }
 
 #[test]
