@@ -36,6 +36,8 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("switch", "sched_switch"),
 ];
 
+/// The largest page of any kernel: a ring has at least one.
+const LEAST_RING_BYTES: u32 = 64 << 10;
 /// Programs of the system calls dimension. The one that sees calls begin comes first, so that each end that is seen has its beginning,
 /// unless the call was in flight before.
 const SYSCALL_TRACEPOINTS: [(&str, &str); 2] = [("syscall_enter", "sys_enter"), ("syscall_exit", "sys_exit")];
@@ -159,11 +161,14 @@ impl Programs {
     pub fn load(settings: &Settings) -> Result<Self, ProgramsError> {
         let cpus = cpu_count();
         let ring = |of_cpu: u32, least: u32| cpus.saturating_mul(of_cpu).clamp(least, 8 * least).next_power_of_two();
+        let with_syscalls = settings.syscall_records_per_second > 0;
+        // Every ring's memory is the pod's, also that of one that nothing is written to.
+        let syscalls_bytes = if with_syscalls { ring(64 << 10, 2 << 20) } else { LEAST_RING_BYTES };
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", settings, true)
             .map_max_entries("STACKS", ring(256 << 10, 4 << 20))
             .map_max_entries("THREAD_EVENTS", ring(64 << 10, 2 << 20))
-            .map_max_entries("SYSCALLS", ring(64 << 10, 2 << 20))
+            .map_max_entries("SYSCALLS", syscalls_bytes)
             .load(OBJECT)
             .map_err(|error| refused("load the programs", &error))?;
         let btf = Btf::from_sys_fs().map_err(|error| refused("read its type data", &error))?;
@@ -172,7 +177,7 @@ impl Programs {
             program.load().map_err(|error| refused(&format!("load the program `{name}`"), &error))?;
         }
         let mut syscalls_failure = None;
-        if settings.syscall_records_per_second > 0 {
+        if with_syscalls {
             for (name, _) in SYSCALL_TRACEPOINTS {
                 let program: &mut RawTracePoint = program(&mut ebpf, name)?;
                 let loaded = program.load().map_err(|error| refused(&format!("load the program `{name}`"), &error));
