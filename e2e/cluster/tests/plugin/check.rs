@@ -71,7 +71,7 @@ fn check_tells_little_memory_before_a_capture_finds_it() {
     let output = namespace.aiprof(&["check", "x", "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     let memory = row(&report, "memory");
-    assert_eq!(memory["verdict"], "degraded", "{report:#}");
+    assert_eq!(memory["verdict"], "refused", "{report:#}");
     assert!(memory["because"].as_str().is_some_and(|text| text.contains("left of the pod's limit")), "{memory}");
     assert_ne!(output.status.code(), Some(0));
 }
