@@ -11,7 +11,7 @@ use std::{
 };
 
 use harness::{
-    BUSY, Namespace, left_out,
+    Namespace, left_out,
     plugin::{Live, binary, share},
 };
 use rustix::process::geteuid;
@@ -29,8 +29,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 #[test]
 fn the_window_opens_within_three_seconds_of_the_command() {
     let _alone = alone();
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut times: Vec<Duration> = (0..3)
         .map(|_| {
             let mut live = namespace.begin_record(&["pod/x", "-d", "1s"]);

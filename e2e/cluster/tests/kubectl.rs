@@ -26,8 +26,7 @@ fn refusal(namespace: &Namespace, container: &Value, query: &str) -> String {
 
 #[test]
 fn exec_carries_input_output_errors_and_the_exit_code() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let output = namespace.kubectl(["exec", "x", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(stdout(&output), "out\n");
@@ -63,8 +62,7 @@ fn logs_are_read_and_followed_to_the_end() {
 
 #[test]
 fn debug_adds_a_container_that_sees_the_targets_processes() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let see = "cat /proc/1/cmdline | tr '\\0' '\\n' | head -n 1";
     let image = format!("--image={}", namespace.cluster.image);
     let output = namespace.kubectl([
@@ -133,8 +131,7 @@ fn a_shared_process_namespace_begins_with_the_pause_process() {
 
 #[test]
 fn an_image_that_is_not_there_leaves_the_container_waiting_with_the_reason() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let container = |name: &str, image: &str, policy: &str| json!({"name": name, "image": image, "imagePullPolicy": policy, "targetContainerName": "app", "command": ["true"]});
     add(&namespace, &container("never", "localhost/nowhere:1", "Never"));
     let reason = |name: &str| namespace.ephemeral_state("x", name)["waiting"]["reason"].clone();
@@ -153,8 +150,7 @@ fn an_image_that_is_not_there_leaves_the_container_waiting_with_the_reason() {
 
 #[test]
 fn dry_run_changes_nothing_and_existing_containers_stand() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let container = |name: &str, seconds: &str| json!({"name": name, "image": namespace.cluster.image, "imagePullPolicy": "IfNotPresent", "targetContainerName": "app", "command": ["sleep", seconds]});
     let (status, answer) = namespace.add_ephemeral("x", &container("a", "100"), "?dryRun=All", None);
     assert_eq!((status, &answer["spec"]["ephemeralContainers"][0]["name"]), (200, &json!("a")));
@@ -194,8 +190,7 @@ fn pod_security_refuses_with_the_level_and_the_fields() {
 
 #[test]
 fn rbac_refuses_what_no_role_allows() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let kubeconfig =
         namespace.user("dev", &json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]));
     let path = kubeconfig.to_str().expect("a path").to_owned();
@@ -248,9 +243,7 @@ fn a_container_that_dies_is_started_again_and_counted() {
 #[test]
 fn the_containers_of_a_pod_share_its_memory_limit() {
     let namespace = Namespace::new();
-    let mut app = namespace.python("app", BUSY);
-    app["resources"] = json!({"limits": {"memory": "96Mi"}});
-    namespace.pod("x", &json!({"containers": [app]}));
+    namespace.limited_pod("x", &json!({"memory": "96Mi"}));
     let hog = "x = bytearray(200 << 20)\nprint('survived', flush=True)\n";
     let container = json!({"name": "hog", "image": namespace.cluster.image, "imagePullPolicy": "IfNotPresent", "targetContainerName": "app",
         "command": ["python3", "-c", hog]});

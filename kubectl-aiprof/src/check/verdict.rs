@@ -3,15 +3,13 @@
 use std::fmt::Write as _;
 
 use aiprof_capture::{
-    inspect::{Inspection, SeenProcess},
+    inspect::{Inspection, LEAST_MEMORY_BYTES, SeenProcess},
     request::Dimension,
 };
 use serde::Serialize;
 
 use crate::{EXIT_FAILED, EXIT_PARTIAL, cluster::access::Answer, strings::printable};
 
-/// With less to spare in the pod no profiler begins.
-const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 /// `kernel.yama.ptrace_scope` at which nobody may read another process.
 const YAMA_NONE: u32 = 3;
 

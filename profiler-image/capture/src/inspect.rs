@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Memory that a profiler must find free in its control group; with less none begins.
+pub const LEAST_MEMORY_BYTES: u64 = 64 << 20;
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {

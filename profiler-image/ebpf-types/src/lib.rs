@@ -16,8 +16,8 @@ pub use records::{
 };
 pub use settings::{KernelOffsets, Settings};
 pub use syscalls::{
-    HISTOGRAM_CELLS, HISTOGRAM_FIRST_BITS, RunningThread, SyscallErrorKey, SyscallKey, SyscallRecord, SyscallSum,
-    histogram_cell,
+    HISTOGRAM_CELLS, HISTOGRAM_FIRST_BITS, MAX_ERRNO, RunningThread, SyscallErrorKey, SyscallKey, SyscallRecord,
+    SyscallSum, histogram_cell,
 };
 
 /// Types that the profiler reads from or writes to maps.

@@ -2,6 +2,8 @@
 //!
 //! Every call that begins and ends while they run is in the sums; a long one is reported by itself as well.
 
+/// The largest `errno` (`MAX_ERRNO` of `include/linux/err.h`): what a call returns from its negative on is an error.
+pub const MAX_ERRNO: i64 = 4095;
 /// Cells of [`SyscallSum::histogram`].
 pub const HISTOGRAM_CELLS: usize = 32;
 /// The first cell holds everything below two to this power, in nanoseconds; each further cell holds twice the time.

@@ -4,7 +4,7 @@
 //! Switches move this to and from the thread's entry, where a call waits that sleeps.
 
 use aiprof_ebpf_types::{
-    RunningThread, StackTrigger, SyscallErrorKey, SyscallKey, SyscallRecord, SyscallSum, histogram_cell,
+    MAX_ERRNO, RunningThread, StackTrigger, SyscallErrorKey, SyscallKey, SyscallRecord, SyscallSum, histogram_cell,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -23,8 +23,6 @@ use crate::{
 
 /// One in this many calls is timed: to read the clock takes as long as most of the rest.
 const TIMED_CALLS: u64 = 64;
-/// The largest `errno` (`MAX_ERRNO` of `include/linux/err.h`).
-const MAX_ERRNO: i64 = 4095;
 
 /// `sys_enter(struct pt_regs *regs, long id)`
 #[raw_tracepoint(tracepoint = "sys_enter")]

@@ -9,8 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Memory that a capture must find free.
-const MIN_BYTES: u64 = 64 << 20;
+use aiprof_capture::inspect::LEAST_MEMORY_BYTES;
 
 /// Values from here on mean "no limit" (`PAGE_COUNTER_MAX` in bytes is just below 2^63).
 const NO_LIMIT: u64 = 1 << 60;
@@ -48,8 +47,8 @@ pub fn bytes() -> Option<u64> {
 /// Why there is too little for a capture, one sentence; none if there is enough.
 #[must_use]
 pub fn shortage() -> Option<String> {
-    let left = bytes().filter(|left| *left < MIN_BYTES)?;
-    let (left, needed) = (left >> 20, MIN_BYTES >> 20);
+    let left = bytes().filter(|left| *left < LEAST_MEMORY_BYTES)?;
+    let (left, needed) = (left >> 20, LEAST_MEMORY_BYTES >> 20);
     Some(format!("the memory limit leaves {left} MiB, and a capture needs {needed} MiB of the target's own"))
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Cluster, feed, stderr, wait_for};
+use super::{BUSY, Cluster, feed, stderr, wait_for};
 
 /// A namespace with all that a test makes in it; gone when the test is over.
 pub struct Namespace {
@@ -25,6 +25,13 @@ impl Namespace {
     /// A new one.
     pub fn new() -> Self {
         Self::with_labels(&json!({}))
+    }
+
+    /// A new one with a pod `x` that runs [`BUSY`](super::BUSY).
+    pub fn with_busy_pod() -> Self {
+        let namespace = Self::new();
+        namespace.python_pod("x", BUSY);
+        namespace
     }
 
     /// A new one, with a level of Pod Security that is enforced.
@@ -79,6 +86,13 @@ impl Namespace {
     /// A pod of one container `app` that runs a Python program; waits until it is ready.
     pub fn python_pod(&self, name: &str, program: &str) {
         self.pod(name, &json!({"containers": [self.python("app", program)]}));
+    }
+
+    /// A pod of one container `app` that runs [`BUSY`](super::BUSY) within these limits; waits until it is ready.
+    pub fn limited_pod(&self, name: &str, limits: &Value) {
+        let mut app = self.python("app", BUSY);
+        app["resources"] = json!({"limits": limits});
+        self.pod(name, &json!({"containers": [app]}));
     }
 
     /// A container that runs a Python program.

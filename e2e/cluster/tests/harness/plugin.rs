@@ -163,6 +163,12 @@ impl Live {
         }
     }
 
+    /// Waits until the window is open and so many ticks have come, of which there are four a second.
+    pub fn let_arrive(&mut self, ticks: usize) {
+        self.event("started");
+        (0..ticks).for_each(|_| drop(self.event("tick")));
+    }
+
     /// Sends the plugin a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the plugin runs");

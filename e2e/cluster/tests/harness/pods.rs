@@ -1,8 +1,17 @@
 //! What a test asks about a pod.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Namespace, stderr, stdout, wait_for};
+
+/// Rules of a Role that is enough to record a pod by its name.
+pub fn recording_rules() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods/ephemeralcontainers"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
+    ])
+}
 
 impl Namespace {
     /// State of an ephemeral container; null before it has one.

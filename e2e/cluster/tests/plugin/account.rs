@@ -4,18 +4,12 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::{BUSY, Namespace, plugin::binary, stderr, stdout};
+use crate::harness::{Namespace, plugin::binary, pods::recording_rules, stderr, stdout};
 
 #[test]
 fn in_a_pod_it_speaks_as_the_pods_own_account() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
-    let rules = json!([
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["pods/ephemeralcontainers"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
-    ]);
-    namespace.user("profiling", &rules);
+    let namespace = Namespace::with_busy_pod();
+    namespace.user("profiling", &recording_rules());
     let tool = namespace.python("tool", "import time\ntime.sleep(10000)");
     namespace.pod("tool", &json!({"containers": [tool], "serviceAccountName": "profiling"}));
     let program = fs::read(binary()).expect("the plugin is read");

@@ -12,8 +12,7 @@ pub(crate) fn row(report: &Value, check: &str) -> Value {
 
 #[test]
 fn check_tells_dimension_by_dimension_what_works() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let text = namespace.answer(&["check", "x"]);
     let mut lines = text.lines();
     assert!(lines.next().is_some_and(|line| line.starts_with("CHECK ")), "{text}");
@@ -65,9 +64,7 @@ fn check_tells_why_a_pod_is_no_target() {
 #[test]
 fn check_tells_little_memory_before_a_capture_finds_it() {
     let namespace = Namespace::new();
-    let mut app = namespace.python("app", BUSY);
-    app["resources"] = json!({"limits": {"memory": "64Mi"}});
-    namespace.pod("x", &json!({"containers": [app]}));
+    namespace.limited_pod("x", &json!({"memory": "64Mi"}));
     let output = namespace.aiprof(&["check", "x", "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     let memory = row(&report, "memory");

@@ -72,8 +72,7 @@ fn what_has_ended_or_not_begun() {
 
 #[test]
 fn an_image_that_cannot_be_had() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let text = namespace.refusal(&["record", "x", "-d", "1s", "--image", "localhost/nowhere:1"]);
     assert!(
         text.contains(" does not start: ErrImagePull: ") || text.contains(" does not start: ImagePullBackOff: "),

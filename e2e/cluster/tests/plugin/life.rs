@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{BUSY, Namespace, wait_for, wait_long_for};
+use crate::harness::{Namespace, wait_for, wait_long_for};
 
 /// A profiler that nobody attends ends after so long.
 const LEASE: Duration = Duration::from_mins(1);
@@ -19,8 +19,7 @@ fn state(namespace: &Namespace, index: usize) -> Value {
 
 #[test]
 fn a_living_container_is_used_again_and_ends_after_the_capture() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     namespace.answer(&["check", "x"]);
     assert!(!state(&namespace, 0)["running"].is_null());
     let recording = namespace.record(&["x", "-d", "1s"]);
@@ -36,11 +35,9 @@ fn a_living_container_is_used_again_and_ends_after_the_capture() {
 
 #[test]
 fn an_interrupt_keeps_what_was_recorded_and_ends_the_container() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
-    live.event("started");
-    (0..8).for_each(|_| drop(live.event("tick")));
+    live.let_arrive(8);
     live.signal(Signal::INT);
     let recording = live.finish();
     recording.assert_complete();
@@ -50,11 +47,9 @@ fn an_interrupt_keeps_what_was_recorded_and_ends_the_container() {
 
 #[test]
 fn a_second_interrupt_gives_up_and_ends_the_container() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
-    live.event("started");
-    (0..8).for_each(|_| drop(live.event("tick")));
+    live.let_arrive(8);
     live.signal(Signal::INT);
     let (said, _) = live.event("note");
     assert!(said["message"].as_str().is_some_and(|text| text.contains("Ctrl-C again gives it up")), "{said}");
@@ -71,8 +66,7 @@ fn a_second_interrupt_gives_up_and_ends_the_container() {
 
 #[test]
 fn an_interrupt_before_the_window_opens_leaves_no_archive() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
     live.event("note");
     live.signal(Signal::INT);
@@ -87,8 +81,7 @@ fn an_interrupt_before_the_window_opens_leaves_no_archive() {
 
 #[test]
 fn without_its_plugin_the_container_ends_within_the_lease() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
     live.event("started");
     live.event("tick");
@@ -101,8 +94,7 @@ fn without_its_plugin_the_container_ends_within_the_lease() {
 
 #[test]
 fn after_a_plugin_that_was_killed_the_next_one_uses_the_container_again() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
     live.event("started");
     live.event("tick");

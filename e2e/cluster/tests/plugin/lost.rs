@@ -3,7 +3,7 @@
 use aiprof_e2e::Faults;
 use serde_json::json;
 
-use crate::harness::{BUSY, Namespace, left_out, plugin::Live};
+use crate::harness::{BUSY, Namespace, left_out, plugin::Live, pods::recording_rules};
 
 /// A program like [`BUSY`] that ends once there is a file `/tmp/end`.
 fn ends_on_request() -> String {
@@ -18,15 +18,13 @@ fn end(namespace: &Namespace) {
 /// Begins a long recording and lets some of it arrive.
 fn begin(namespace: &Namespace) -> Live {
     let mut live = namespace.begin_record(&["x", "-d", "10m"]);
-    live.event("started");
-    (0..10).for_each(|_| drop(live.event("tick")));
+    live.let_arrive(10);
     live
 }
 
 #[test]
 fn a_pod_that_is_deleted() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let live = begin(&namespace);
     assert!(namespace.kubectl(["delete", "pod", "x", "--wait=false"]).status.success());
     let recording = live.finish();
@@ -94,17 +92,11 @@ fn an_api_that_no_longer_lets_the_user_in() {
         return left_out("a real cluster cuts no connection on order");
     };
     namespace.python_pod("x", BUSY);
-    let rules = json!([
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["pods/ephemeralcontainers"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
-    ]);
-    let kubeconfig = namespace.user("dev", &rules);
+    let kubeconfig = namespace.user("dev", &recording_rules());
     let mut command = namespace.plugin();
     command.env("KUBECONFIG", kubeconfig).args(["record", "x", "-d", "10m", "--namespace", &namespace.name]);
     let mut live = Live::begin(&mut command);
-    live.event("started");
-    (0..10).for_each(|_| drop(live.event("tick")));
+    live.let_arrive(10);
     assert!(namespace.kubectl(["delete", "rolebinding", "dev"]).status.success());
     stand_in.cut_now(&namespace.name);
     live.finish().assert_torn(&["cannot get resource \"pods/exec\""]);

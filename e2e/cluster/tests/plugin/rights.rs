@@ -25,8 +25,7 @@ fn as_dev(namespace: &Namespace, kubeconfig: &Path, arguments: &[&str]) -> Outpu
 
 #[test]
 fn a_user_without_rights_is_told_the_role_that_makes_it_work() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let dev = namespace.user("dev", &json!([]));
     let folder = tempfile::tempdir().expect("a folder");
     let archive = folder.path().join("x.tar.gz");
@@ -60,8 +59,7 @@ fn a_user_of_a_workload_is_told_only_what_is_missing() {
 
 #[test]
 fn check_tells_the_same_role() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let dev = namespace.user("dev", &json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]));
     let output = as_dev(&namespace, &dev, &["check", "x"]);
     let text = stdout(&output);

@@ -76,8 +76,7 @@ fn a_pod_in_the_nodes_network() {
 
 #[test]
 fn privileges_are_five_capabilities_or_all_on_request() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     record(&namespace, &[]);
     record(&namespace, &["--privileged"]);
     let all = namespace.profilers("x");

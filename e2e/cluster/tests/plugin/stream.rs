@@ -58,9 +58,7 @@ fn a_connection_is_never_idle_for_long() {
 #[test]
 fn a_pod_without_memory_to_spare_is_refused_with_the_reason() {
     let namespace = Namespace::new();
-    let mut app = namespace.python("app", BUSY);
-    app["resources"] = json!({"limits": {"memory": "64Mi"}});
-    namespace.pod("x", &json!({"containers": [app]}));
+    namespace.limited_pod("x", &json!({"memory": "64Mi"}));
     let text = namespace.refusal(&["record", "x", "-d", "1s"]);
     assert!(text.contains("the memory limit leaves ") && text.contains("a capture needs 64 MiB"), "{text}");
     assert!(text.contains("raise"), "{text}");
@@ -70,9 +68,7 @@ fn a_pod_without_memory_to_spare_is_refused_with_the_reason() {
 #[test]
 fn a_pod_without_disk_to_spare_is_refused_with_the_reason() {
     let namespace = Namespace::new();
-    let mut app = namespace.python("app", BUSY);
-    app["resources"] = json!({"limits": {"ephemeral-storage": "8Mi"}});
-    namespace.pod("x", &json!({"containers": [app]}));
+    namespace.limited_pod("x", &json!({"ephemeral-storage": "8Mi"}));
     let text = namespace.refusal(&["record", "x", "-d", "1s"]);
     assert!(text.contains("of the 8 MiB of ephemeral storage that the pod may use it would take "), "{text}");
     assert!(namespace.profilers("x").is_empty(), "nothing is added to the pod");

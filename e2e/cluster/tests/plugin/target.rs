@@ -12,8 +12,7 @@ use crate::harness::{
 
 #[test]
 fn a_pod_is_named_as_kubectl_names_it() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     for target in ["x", "pod/x", "pods/x"] {
         let output = namespace.aiprof(&["ps", target]);
         assert!(output.status.success() && stdout(&output).contains("python"), "{target}: {}", stderr(&output));
@@ -24,8 +23,7 @@ fn a_pod_is_named_as_kubectl_names_it() {
 
 #[test]
 fn kubectl_runs_it_as_a_plugin() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let folder = tempfile::tempdir().expect("a folder");
     symlink(binary(), folder.path().join("kubectl-aiprof")).expect("a link");
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("a PATH"));
@@ -88,8 +86,7 @@ fn of_a_workload_a_ready_pod_is_taken_and_named() {
 
 #[test]
 fn namespace_context_and_kubeconfig_are_taken_as_kubectl_takes_them() {
-    let namespace = Namespace::new();
-    namespace.python_pod("x", BUSY);
+    let namespace = Namespace::with_busy_pod();
     let view = namespace.kubectl(["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
     let mut here: Value = serde_json::from_slice(&view.stdout).expect("kubectl prints JSON");
     let context = json!({"cluster": here["clusters"][0]["name"], "user": here["users"][0]["name"]});

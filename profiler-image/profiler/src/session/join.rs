@@ -71,12 +71,16 @@ pub(super) fn thread_event(
     inputs: &mut Vec<Input>,
 ) {
     let (mut pid, mut tid) = (event.pid, event.tid);
+    let dead = kind == ThreadEventKind::SwitchOut && event.task_state & TASK_DEAD != 0;
+    if let Some(syscalls) = processes.syscalls.as_mut().filter(|_| dead) {
+        syscalls.ended(tid);
+    }
     let kind = match kind {
         ThreadEventKind::SwitchOut => InputKind::SwitchOut {
             wait: (event.task_state != 0)
                 .then(|| wait(event.task_state, event.syscall, Some(event.argument), pid, processes)),
             wake_ns: (event.wake_ns != 0).then_some(event.wake_ns),
-            dead: is_dead(event, processes),
+            dead,
         },
         ThreadEventKind::SwitchIn => InputKind::SwitchIn {
             cpu: event.cpu.into(),
@@ -91,15 +95,6 @@ pub(super) fn thread_event(
         ThreadEventKind::Exit => return,
     };
     inputs.push(Input { timestamp_ns: event.timestamp_ns, pid, tid, kind });
-}
-
-/// Whether a switch-out is the thread's last.
-fn is_dead(event: &ThreadEvent, processes: &mut Processes) -> bool {
-    let dead = event.task_state & TASK_DEAD != 0;
-    if let Some(syscalls) = processes.syscalls.as_mut().filter(|_| dead) {
-        syscalls.ended(event.tid);
-    }
-    dead
 }
 
 /// A system call that has ended.

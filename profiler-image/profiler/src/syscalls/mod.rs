@@ -10,21 +10,23 @@ mod sums;
 use std::sync::Arc;
 
 use aiprof_capture::event::{Argument, SyscallSlice};
-use aiprof_ebpf_types::SyscallRecord;
+use aiprof_ebpf_types::{MAX_ERRNO, SyscallRecord};
 use syscalls::{Errno, Sysno};
 
 pub use self::{descriptors::Descriptors, sums::SumTable};
 
-/// The largest `errno` that a call returns.
-const MAX_ERRNO: i64 = 4095;
-
 /// The name of a system call of this architecture.
 #[must_use]
 pub fn name(number: u32) -> Arc<str> {
-    match Sysno::new(number as usize) {
-        Some(known) => known.name().into(),
+    match known(number) {
+        Some(name) => name.into(),
         None => format!("syscall {number}").into(),
     }
+}
+
+/// The name, if the call is in the table of this architecture.
+fn known(number: u32) -> Option<&'static str> {
+    Sysno::new(number as usize).map(|call| call.name())
 }
 
 /// The name of an `errno`, also of those by which the kernel restarts a call.
@@ -45,7 +47,7 @@ pub fn errno(result: i64) -> Option<u32> {
 /// Whether a new thread or process returns from this call without having made it.
 #[must_use]
 pub fn returns_in_child(number: u32, result: i64) -> bool {
-    result == 0 && matches!(&*name(number), "clone" | "clone3" | "fork" | "vfork")
+    result == 0 && matches!(known(number), Some("clone" | "clone3" | "fork" | "vfork"))
 }
 
 /// A call as it is shown; `result` is none while it has not ended.
@@ -68,11 +70,11 @@ pub fn slice(record: &SyscallRecord, result: Option<i64>, descriptors: &mut Desc
 /// What a thread waits for in a call, as far as its first argument tells: the file of a descriptor, the address of a futex.
 #[must_use]
 pub fn waits_on(number: u32, argument: u64, describe: impl FnOnce(i32) -> Option<Arc<str>>) -> Option<Arc<str>> {
-    let name = name(number);
+    let name = known(number)?;
     if name.starts_with("futex") {
         return Some(format!("{argument:#x}").into());
     }
-    if arguments::first_is_descriptor(&name) { describe(argument as i32) } else { None }
+    if arguments::first_is_descriptor(name) { describe(argument as i32) } else { None }
 }
 
 type Named = (Arc<str>, Argument);
